@@ -1,0 +1,46 @@
+# One command each; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+define install
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --progress-bar off --constraint constraints.txt --editable $(1)
+	@touch $@
+endef
+
+.PHONY: help repro check test bench clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+repro: $(VENV)/installed  ## run the whole chain: images -> encoder -> index -> scores
+	dvc repro
+
+check: $(VENV)/installed-test  ## lint, format, types, import rules
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+test: check  ## everything that must hold: `make check`, then the tests
+	pytest
+
+bench: $(VENV)/installed-bench  ## the training step beside lightly's, in one run
+	python -m benchmarks.simclr_step
+
+clean:  ## remove the environment; data/ and the DVC cache stay
+	rm -rf $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV): about 6 GB, several minutes the first time"
+	$(call install,.)
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(call install,'.[test]')
+
+$(VENV)/installed-bench: $(VENV)/installed
+	$(call install,'.[bench]')

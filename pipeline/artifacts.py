@@ -1,0 +1,223 @@
+"""Every path under data/, with its reader and its writer.
+
+All writes are atomic: a file or a stage's folder appears under its name whole or not at all.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPLITS = ("train", "test", "unlabelled")  # their order is the order of the manifest's ids
+UNLABELLED = -1  # the label of an image that has none
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """The outputs of one run of the chain, under one folder.
+
+    The manifest's id counts the rows of the arrays in the order of `SPLITS`, so one number finds an image,
+    its embedding and its place in the index.
+    """
+
+    root: Path = Path("data")
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def manifest(self) -> Path:
+        return self.images / "manifest.parquet"
+
+    @property
+    def collection(self) -> Path:
+        return self.images / "collection.json"
+
+    @property
+    def pretrain(self) -> Path:
+        return self.root / "pretrain"
+
+    @property
+    def backbone(self) -> Path:
+        return self.pretrain / "backbone.safetensors"
+
+    @property
+    def untrained_backbone(self) -> Path:
+        return self.pretrain / "untrained.safetensors"
+
+    @property
+    def encoders(self) -> Path:
+        return self.root / "encoder"
+
+    @property
+    def encoder(self) -> Path:
+        return self.encoders / "encoder.onnx"
+
+    @property
+    def untrained_encoder(self) -> Path:
+        return self.encoders / "untrained.onnx"
+
+    @property
+    def embeddings(self) -> Path:
+        return self.root / "embeddings"
+
+    @property
+    def untrained_embeddings(self) -> Path:
+        return self.embeddings / "untrained"
+
+    @property
+    def indexes(self) -> Path:
+        return self.root / "index"
+
+    @property
+    def index(self) -> Path:
+        return self.indexes / "images.faiss"
+
+    @property
+    def index_card(self) -> Path:
+        return self.indexes / "index.json"
+
+    def metrics(self, stage: str) -> Path:
+        return self.root / "metrics" / f"{stage}.json"
+
+    def speed(self, stage: str) -> Path:
+        return self.root / "speed" / f"{stage}.json"
+
+    def splits(self) -> list[str]:
+        """The splits that the collection has, in the order of their ids."""
+        return [split for split in SPLITS if (self.images / f"{split}.npy").exists()]
+
+    def read_images(self, split: str) -> NDArray[np.uint8]:
+        """Memory-mapped pixels of a split, uint8 [N, H, W, 3]."""
+        return read_array(self.images / f"{split}.npy", made_by="fetch")
+
+    def read_embeddings(self, split: str, *, untrained: bool = False) -> NDArray[np.float32]:
+        """Memory-mapped embeddings of a split, float32 [N, D], L2-normalised."""
+        folder = self.untrained_embeddings if untrained else self.embeddings
+        return read_array(folder / f"{split}.npy", made_by="embed")
+
+    def read_manifest(self) -> "pd.DataFrame":
+        """A row an image: id, split, label, class_name, source, width, height, sha256."""
+        import pandas as pd  # 0.6 s, which a query has no use for
+
+        return pd.read_parquet(existing(self.manifest, made_by="fetch"))
+
+    def read_collection(self) -> dict[str, Any]:
+        """What stands in collection.json: name, image_size, class_names, num_images by split, hash."""
+        return read_json(self.collection, made_by="fetch")
+
+
+def existing(path: Path, made_by: str) -> Path:
+    """The path itself, where there is a file.
+
+    Raises:
+        UserError: there is none; the message names the stage that makes it.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: missing, stage '{made_by}' makes it: run 'dvc repro {made_by}'")
+    return path
+
+
+def read_array(path: Path, made_by: str) -> NDArray[Any]:
+    """A memory-mapped .npy file.
+
+    Raises:
+        UserError: the file is missing, cut short or no array.
+    """
+    existing(path, made_by)
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path}: not a whole array ({error}): run 'dvc repro --force {made_by}'") from None
+
+
+def read_json(path: Path, made_by: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        UserError: the file is missing or no JSON object.
+    """
+    text = existing(path, made_by).read_text(encoding="utf-8")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON ({error}): run 'dvc repro --force {made_by}'") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a JSON object: run 'dvc repro --force {made_by}'")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON object atomically, two spaces deep, keys in the given order."""
+    with atomic_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_tsv(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Writes rows of equal keys as a table with tabs, six significant digits, atomically."""
+    header = "\t".join(rows[0])
+    lines = ["\t".join(f"{value:.6g}" for value in row.values()) for row in rows]
+    with atomic_file(path) as partial:
+        partial.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; renames it to `path` if the block succeeds, else removes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        _flush_to_disk(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty temporary folder beside `path`; it takes the place of `path` if the block succeeds.
+
+    Files of an earlier run do not survive in it, so a folder never mixes two runs.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    previous = path.with_name(f".{path.name}.previous")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                _flush_to_disk(file)
+        shutil.rmtree(previous, ignore_errors=True)
+        if path.exists():
+            path.rename(previous)
+        partial.rename(path)
+        shutil.rmtree(previous, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

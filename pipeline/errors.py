@@ -1,0 +1,58 @@
+"""What a person is told when something goes wrong: one plain line and the right exit code."""
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EXIT_FAULT = 1
+EXIT_MISTAKE = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
+class UserError(ValueError):
+    """A person's mistake. The message says what, where, the rule and the mend; exit code 2."""
+
+
+class MachineError(RuntimeError):
+    """The machine cannot do what was asked (no GPU, disk full, no network); exit code 1."""
+
+
+# What an operating system's refusal means and what mends it.
+_OS_MENDS = {
+    errno.ENOSPC: "the disk is full: free some space and run the command again",
+    errno.EDQUOT: "the disk quota is used up: free some space and run the command again",
+    errno.EACCES: "no permission: check the owner and the mode of the file and its folder",
+    errno.EPERM: "not permitted: check the owner and the mode of the file and its folder",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.ENOENT: "no such file or folder",
+}
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turns the errors that a person can act on into one line on stderr and an exit code.
+
+    A `UserError` exits with 2; an `MachineError` or an `OSError` (disk full, no permission) with 1;
+    Ctrl-C with 130. Anything else is a bug and keeps its traceback.
+    """
+    try:
+        yield
+    except UserError as error:
+        _leave(str(error), EXIT_MISTAKE)
+    except MachineError as error:
+        _leave(str(error), EXIT_FAULT)
+    except BrokenPipeError:
+        # `lookalike query ... | head`: the reader left; there is no one to tell.
+        sys.stderr.close()
+        sys.exit(EXIT_FAULT)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        _leave(where + _OS_MENDS.get(error.errno or 0, error.strerror or str(error)), EXIT_FAULT)
+    except KeyboardInterrupt:
+        _leave("interrupted; what stood before is untouched, the same command starts again", EXIT_INTERRUPTED)
+
+
+def _leave(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,314 @@
+"""The typed, frozen, strict sections of params.yaml: a wrong value stops before any work.
+
+No module of the chain reads params.yaml but through here. Nothing here imports torch, since every stage
+loads its params, and the stages after export must run without it.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from pipeline.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: unknown keys are refused, values are never converted, nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Dataset(Section):
+    """Which images, how large, and how they are split."""
+
+    name: Literal["mnist5k"]
+    image_size: Annotated[int, Field(ge=8, le=1024)]
+    test_fraction: Annotated[float, Field(gt=0, lt=1)]
+    seed: Seed
+
+
+class Backbone(Section):
+    """The network that is kept."""
+
+    name: Literal["resnet20"]
+    width: Count
+
+
+class Head(Section):
+    """The projection MLP that is thrown away after training."""
+
+    hidden_dim: Count
+    output_dim: Annotated[int, Field(ge=2)]
+
+
+class SimCLR(Section):
+    """Chen et al. 2020, arXiv:2002.05709."""
+
+    temperature: Positive
+
+
+class Optimizer(Section):
+    """SGD with momentum; linear warm-up, then cosine to zero, both per step."""
+
+    lr: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NonNegative
+    warmup_epochs: NonNegative
+
+
+class Range(Section):
+    """An interval that a draw is uniform in."""
+
+    low: Positive
+    high: Positive
+
+    @model_validator(mode="after")
+    def _low_is_not_above_high(self) -> "Range":
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low}) must not be above high ({self.high})")
+        return self
+
+
+class Crop(Section):
+    """Random resized crop: the share of the area, and width over height (drawn on a log scale)."""
+
+    p: Probability
+    scale: Range
+    ratio: Range
+
+    @model_validator(mode="after")
+    def _no_larger_than_the_image(self) -> "Crop":
+        if self.scale.high > 1:
+            raise ValueError(f"scale.high ({self.scale.high}) must not be above 1, the whole image")
+        return self
+
+
+class Flip(Section):
+    p: Probability
+
+
+class Affine(Section):
+    """Rotation and horizontal shear, both uniform in plus or minus their bound, in degrees."""
+
+    p: Probability
+    degrees: Annotated[float, Field(ge=0, le=180)]
+    shear: Annotated[float, Field(ge=0, le=60)]
+
+
+class ColorJitter(Section):
+    """Factors uniform in 1 plus or minus the bound; hue uniform in plus or minus the bound, in turns."""
+
+    p: Probability
+    brightness: Probability
+    contrast: Probability
+    saturation: Probability
+    hue: Annotated[float, Field(ge=0, le=0.5)]
+
+
+class Grayscale(Section):
+    p: Probability
+
+
+class Blur(Section):
+    """Gaussian blur; sigma in pixels."""
+
+    p: Probability
+    sigma: Range
+
+
+class Solarize(Section):
+    """Inverts the values at and above the threshold, on the scale from 0 to 1."""
+
+    p: Probability
+    threshold: Probability
+
+
+class Views(Section):
+    """How an image becomes a view, in the order in which it happens."""
+
+    size: Annotated[int, Field(ge=8, le=1024)]
+    crop: Crop
+    horizontal_flip: Flip
+    affine: Affine
+    color_jitter: ColorJitter
+    grayscale: Grayscale
+    blur: Blur
+    solarize: Solarize
+
+
+class Monitor(Section):
+    """kNN accuracy while training: held-out training images against a bank of the others."""
+
+    holdout_fraction: Annotated[float, Field(gt=0, lt=1)]
+    bank_size: Count
+    k: Count
+
+
+class Pretrain(Section):
+    """One training run."""
+
+    method: Literal["simclr"]
+    seed: Seed
+    device: Device
+    precision: Literal["auto", "bfloat16", "float32"]
+    epochs: Annotated[int, Field(ge=0)]
+    batch_size: Annotated[int, Field(ge=2)]
+    backbone: Backbone
+    head: Head
+    simclr: SimCLR
+    optimizer: Optimizer
+    views: Views
+    monitor: Monitor
+
+    @model_validator(mode="after")
+    def _warmup_ends_before_training(self) -> "Pretrain":
+        if self.optimizer.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"optimizer.warmup_epochs ({self.optimizer.warmup_epochs}) must not be above "
+                f"epochs ({self.epochs})"
+            )
+        return self
+
+
+class Export(Section):
+    """The name that the encoder carries, and how far it may stand from torch."""
+
+    name: Annotated[str, Field(min_length=1)]
+    version: Annotated[str, Field(min_length=1)]
+    max_abs_difference: Positive
+    min_cosine: Annotated[float, Field(gt=0, le=1)]
+
+
+class Embed(Section):
+    device: Device
+    batch_size: Count
+
+
+class Index(Section):
+    """`auto`, or any factory string of FAISS; for an approximate one, the recall@10 that it is tuned to."""
+
+    factory: Annotated[str, Field(min_length=1)]
+    target_recall: Annotated[float, Field(gt=0, le=1)]
+    num_queries: Count
+    seed: Seed
+
+
+class Knn(Section):
+    """Wu et al. 2018, arXiv:1805.01978: the k nearest vote with weight exp(cosine / temperature)."""
+
+    k: Count
+    temperature: Positive
+
+
+class LinearProbe(Section):
+    """Multinomial logistic regression; C is chosen on a validation part of the training labels."""
+
+    C: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)]
+    max_iterations: Count
+    few_label_seeds: Annotated[tuple[Seed, ...], Field(min_length=2)]
+    seed: Seed
+
+
+class Retrieval(Section):
+    """How many test images ask for their like."""
+
+    num_queries: Count
+    seed: Seed
+
+
+class Evaluate(Section):
+    knn: Knn
+    linear: LinearProbe
+    retrieval: Retrieval
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    dataset: Dataset
+    pretrain: Pretrain
+    export: Export
+    embed: Embed
+    index: Index
+    evaluate: Evaluate
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Reads and checks params.yaml.
+
+    Raises:
+        UserError: the file is missing or no YAML, a key is unknown or missing, or a value breaks its rule;
+            the message names the file, the key, the value and the rule.
+    """
+    try:
+        # YAML 1.2 like DVC's own reader: 1e-4 is a number and `no` is a word.
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not in this folder: run the command at the project's top") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{line}: not YAML: {error.problem}") from None
+    try:
+        return Params.model_validate(_tuples(values))
+    except ValidationError as error:
+        first, *others = error.errors()
+        more = f" (and {len(others)} more)" if others else ""
+        raise UserError(f"{path}: {_explain(first)}{more}") from None
+
+
+def _tuples(value: Any) -> Any:
+    """YAML's lists as tuples: strict pydantic takes no list for a tuple, and only tuples are frozen."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value
+
+
+def _explain(error: ErrorDetails) -> str:
+    """One pydantic error as `key: value and rule`."""
+    key = ".".join(str(part) for part in error["loc"]) or "the file"
+    value = error["input"]
+    match error["type"]:
+        case "missing":
+            return f"{key}: missing"
+        case "extra_forbidden":
+            return f"{key}: unknown key{_nearest(error['loc'])}"
+        case "literal_error":
+            choices = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
+            return f"{key}: {value!r} is none of {choices}"
+        case "value_error":
+            return f"{key}: {error['ctx']['error']}"
+        case "model_type" | "model_attributes_type":
+            return f"{key}: {value!r} should be a section with keys of its own"
+        case _:
+            rule = error["msg"].removeprefix("Input should be ").removeprefix("Input should ")
+            return f"{key}: {value!r} should be {rule}"
+
+
+def _nearest(loc: tuple[int | str, ...]) -> str:
+    """`, did you mean ...?` for a key that looks like a known one of the same section."""
+    section: type[BaseModel] = Params
+    for part in loc[:-1]:
+        child = section.model_fields[str(part)].annotation
+        if not (isinstance(child, type) and issubclass(child, BaseModel)):
+            return ""
+        section = child
+    near = difflib.get_close_matches(str(loc[-1]), section.model_fields, n=1)
+    return f", did you mean {near[0]}?" if near else f"; known here: {', '.join(section.model_fields)}"

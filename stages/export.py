@@ -1,0 +1,64 @@
+"""DVC stage `export`: the backbone, trained and untrained, to data/encoder/."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import onnxruntime
+import torch
+
+from pipeline.artifacts import Artifacts, atomic_folder, write_json
+from pipeline.encoder import Encoder
+from pipeline.errors import plain_errors
+from pipeline.export import OPSET, Parity, check_parity, export_onnx, load_backbone
+from pipeline.images import INTERPOLATION, RESIZE_RULE
+from pipeline.params import Export, load_params
+
+
+def export(backbone: Path, encoder: Path, params: Export) -> Parity:
+    """Writes one encoder and holds it against torch."""
+    module, card = load_backbone(backbone)
+    backbone_card = card.pop("backbone")
+    naming = {"name": params.name, "version": params.version}
+    metadata = (
+        naming
+        | card
+        | {
+            "backbone": backbone_card["name"],
+            "width": backbone_card["width"],
+            "resize": RESIZE_RULE,
+            "interpolation": INTERPOLATION,
+        }
+    )
+    export_onnx(module, metadata, encoder)
+    # float32 on the CPU on both sides: the gate is for the graph, not for a GPU's rounding
+    return check_parity(
+        module, Encoder.open(encoder, device="cpu"), params.max_abs_difference, params.min_cosine
+    )
+
+
+def main() -> None:
+    params = load_params().export
+    data = Artifacts()
+    started = time.perf_counter()
+    with atomic_folder(data.encoders) as folder:
+        export(data.untrained_backbone, folder / data.untrained_encoder.name, params)
+        parity = export(data.backbone, folder / data.encoder.name, params)
+    write_json(data.metrics("export"), {"opset": OPSET} | asdict(parity))
+    write_json(
+        data.speed("export"),
+        {
+            "seconds": round(time.perf_counter() - started, 2),
+            "torch": torch.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        },
+    )
+    print(
+        f"torch and onnxruntime: largest difference {parity.max_abs_difference:.1e}, "
+        f"lowest cosine {parity.min_cosine:.7f}"
+    )
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        main()

@@ -1,0 +1,29 @@
+"""DVC stage `index`: the embeddings, searchable, to data/index/."""
+
+import faiss
+
+from pipeline.artifacts import Artifacts, atomic_folder, sha256_of, write_json
+from pipeline.errors import plain_errors
+from pipeline.index import make_index, write_index
+from pipeline.params import load_params
+
+
+def main() -> None:
+    params = load_params().index
+    data = Artifacts()
+    embeddings = [data.read_embeddings(split) for split in data.splits()]
+    index, card, queries_per_s = make_index(embeddings, params, sha256_of(data.encoder))
+    with atomic_folder(data.indexes) as folder:
+        write_index(index, card, folder)
+    write_json(
+        data.metrics("index"),
+        {"factory": card.factory, "count": card.count, "recall_at_10": card.recall_at_10}
+        | card.search_parameters,
+    )
+    write_json(data.speed("index"), {"queries_per_s": round(queries_per_s, 1), "faiss": faiss.__version__})
+    print(f"{card.factory}: {card.count} images, recall@10 {card.recall_at_10:.4f}")
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        main()

@@ -1,0 +1,58 @@
+"""DVC stage `pretrain`: the backbone learns from the training images, to data/pretrain/."""
+
+import hashlib
+import json
+import time
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from pipeline.artifacts import Artifacts, atomic_folder, write_json, write_tsv
+from pipeline.errors import plain_errors
+from pipeline.params import load_params
+from pipeline.training import train
+
+
+def main() -> None:
+    params = load_params().pretrain
+    data = Artifacts()
+    images = data.read_images("train")
+    labels = data.read_manifest().query("split == 'train'")["label"].to_numpy(dtype=np.int64)
+    collection = data.read_collection()
+    started = time.perf_counter()
+    run = train(images, labels, params)
+    card = {
+        "method": params.method,
+        "backbone": params.backbone.model_dump(),
+        "feature_dim": run.feature_dim,
+        "image_size": collection["image_size"],
+        "mean": run.statistics.mean,
+        "std": run.statistics.std,
+        "collection": collection["name"],
+        "params_sha256": hashlib.sha256(params.model_dump_json().encode()).hexdigest(),
+        "data_sha256": collection["sha256"],
+    }
+    # one key: safetensors writes several in an order that changes from run to run
+    metadata = {"lookalike": json.dumps(card)}
+    with atomic_folder(data.pretrain) as folder:
+        save_file(run.backbone, folder / data.backbone.name, metadata)
+        save_file(run.untrained, folder / data.untrained_backbone.name, metadata)
+        write_tsv(folder / "history.tsv", run.history)
+    write_json(data.metrics("pretrain"), run.history[-1])
+    write_json(
+        data.speed("pretrain"),
+        {
+            "seconds": round(time.perf_counter() - started, 2),
+            "views_per_s": round(run.views_per_s, 1),
+            "device": run.device,
+            "precision": run.precision,
+            "num_threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        },
+    )
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        main()
