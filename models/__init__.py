@@ -1,10 +1,1 @@
 """What is optimised: networks and self-supervised objectives, in torch alone."""
-
-from collections.abc import Callable
-
-from torch import nn
-
-from models.simclr import SimCLR
-
-# name -> module(backbone, feature_dim, *, hidden_dim, output_dim, and the method's own params)
-METHODS: dict[str, Callable[..., nn.Module]] = {"simclr": SimCLR}

@@ -99,6 +99,7 @@ class Artifacts:
 
     def splits(self) -> list[str]:
         """The splits that the collection has, in the order of their ids."""
+        existing(self.images, made_by="fetch")
         return [split for split in SPLITS if (self.images / f"{split}.npy").exists()]
 
     def read_images(self, split: str) -> NDArray[np.uint8]:
@@ -143,6 +144,19 @@ def read_array(path: Path, made_by: str) -> NDArray[Any]:
         return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
     except (ValueError, EOFError) as error:
         raise UserError(f"{path}: not a whole array ({error}): run 'dvc repro --force {made_by}'") from None
+
+
+def create_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
+    """A new .npy file to be filled through the memory map that is returned.
+
+    Raises:
+        OSError: the disk has no room for all of it. Its space is taken now: a page of a map that finds the
+            disk full later would kill the process without a word.
+    """
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    with path.open("rb+") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def read_json(path: Path, made_by: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pipeline.artifacts import create_array
 from pipeline.encoder import Encoder
 
 
@@ -21,12 +22,9 @@ def embed_to_file(
         path: of the file, float32 [N, D].
         description: stands before the progress bar.
     """
-    embeddings = np.lib.format.open_memmap(
-        path, mode="w+", dtype=np.float32, shape=(len(images), encoder.dim)
-    )
+    embeddings = create_array(path, np.float32, (len(images), encoder.dim))
     with tqdm(total=len(images), desc=description, unit=" images") as bar:
         for start in range(0, len(images), batch_size):
             batch = np.ascontiguousarray(images[start : start + batch_size])
             embeddings[start : start + len(batch)] = encoder(batch)
             bar.update(len(batch))
-    embeddings.flush()

@@ -21,6 +21,7 @@ class MachineError(RuntimeError):
 # What an operating system's refusal means and what mends it.
 _OS_MENDS = {
     errno.ENOSPC: "the disk is full: free some space and run the command again",
+    errno.EFBIG: "larger than a file may be here: raise the limit (ulimit -f) or choose another folder",
     errno.EDQUOT: "the disk quota is used up: free some space and run the command again",
     errno.EACCES: "no permission: check the owner and the mode of the file and its folder",
     errno.EPERM: "not permitted: check the owner and the mode of the file and its folder",

@@ -16,6 +16,7 @@ from ruamel.yaml.error import MarkedYAMLError
 from pipeline.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
+MNIST_SIDE = 28  # pixels
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -38,6 +39,12 @@ class Dataset(Section):
     image_size: Annotated[int, Field(ge=8, le=1024)]
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
     seed: Seed
+
+    @model_validator(mode="after")
+    def _digits_are_padded_not_cut(self) -> "Dataset":
+        if self.image_size < MNIST_SIDE:
+            raise ValueError(f"image_size ({self.image_size}) must be at least {MNIST_SIDE} for mnist5k")
+        return self
 
 
 class Backbone(Section):
@@ -295,6 +302,8 @@ def _explain(error: ErrorDetails) -> str:
             return f"{key}: {value!r} is none of {choices}"
         case "value_error":
             return f"{key}: {error['ctx']['error']}"
+        case "too_short":
+            return f"{key}: {list(value)!r} should have at least {error['ctx']['min_length']} values"
         case "model_type" | "model_attributes_type":
             return f"{key}: {value!r} should be a section with keys of its own"
         case _:

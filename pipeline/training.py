@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from models import METHODS
 from models.backbones import build_backbone
+from models.methods import METHODS
 from pipeline.errors import MachineError, UserError
 from pipeline.knn import knn_scores, nearest, normalize, topk_accuracy
 from pipeline.params import Device, Monitor, Optimizer, Pretrain

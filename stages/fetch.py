@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline.artifacts import UNLABELLED, Artifacts, atomic_folder, write_json
+from pipeline.artifacts import UNLABELLED, Artifacts, atomic_folder, create_array, write_json
 from pipeline.errors import plain_errors
 from pipeline.params import load_params
 from pipeline.sources import SOURCES, Collection
@@ -20,9 +20,7 @@ from pipeline.sources import SOURCES, Collection
 def write_split(collection: Collection, split: str, image_size: int, folder: Path) -> list[dict[str, Any]]:
     """Writes one split's pixels as a memory map while they are read; returns its rows of the manifest."""
     num_images = collection.num_images[split]
-    pixels = np.lib.format.open_memmap(
-        folder / f"{split}.npy", mode="w+", dtype=np.uint8, shape=(num_images, image_size, image_size, 3)
-    )
+    pixels = create_array(folder / f"{split}.npy", np.uint8, (num_images, image_size, image_size, 3))
     rows = []
     records = tqdm(collection.records(split), total=num_images, desc=f"fetch {split}", unit=" images")
     for position, record in enumerate(records):
@@ -39,7 +37,6 @@ def write_split(collection: Collection, split: str, image_size: int, folder: Pat
                 "sha256": record.sha256,
             }
         )
-    pixels.flush()
     return rows
 
 

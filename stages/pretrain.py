@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from pipeline.artifacts import Artifacts, atomic_folder, write_json, write_tsv
 from pipeline.errors import plain_errors
@@ -36,8 +36,8 @@ def main() -> None:
     # one key: safetensors writes several in an order that changes from run to run
     metadata = {"lookalike": json.dumps(card)}
     with atomic_folder(data.pretrain) as folder:
-        save_file(run.backbone, folder / data.backbone.name, metadata)
-        save_file(run.untrained, folder / data.untrained_backbone.name, metadata)
+        (folder / data.backbone.name).write_bytes(save(run.backbone, metadata))
+        (folder / data.untrained_backbone.name).write_bytes(save(run.untrained, metadata))
         write_tsv(folder / "history.tsv", run.history)
     write_json(data.metrics("pretrain"), run.history[-1])
     write_json(

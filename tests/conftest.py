@@ -1,0 +1,105 @@
+"""What several test files share: the project's root, typed params, and one small run of the whole chain."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.params import Params, load_params
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The default run, made small: every stage does its whole work on the real digits.
+SMALL_RUN = {
+    "pretrain.epochs": 1,
+    "pretrain.views.size": 16,
+    "evaluate.linear.C": [0.01, 1.0],
+    "evaluate.linear.max_iterations": 50,
+    "evaluate.linear.few_label_seeds": [0, 1],
+    "evaluate.retrieval.num_queries": 100,
+}
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    """The params.yaml of the project."""
+    return load_params(ROOT / "params.yaml")
+
+
+@pytest.fixture
+def changed_params(tmp_path: Path) -> Callable[..., Path]:
+    """Writes the project's params.yaml with some keys changed; returns the file."""
+
+    def write(**changes: Any) -> Path:
+        path = tmp_path / "params.yaml"
+        shutil.copy(ROOT / "params.yaml", path)
+        change_params(path, changes)
+        return path
+
+    return write
+
+
+def change_params(path: Path, changes: dict[str, Any]) -> None:
+    """Sets dotted keys of a params.yaml; None takes a key out."""
+    yaml = YAML()
+    values = yaml.load(path.read_text())
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        section = values
+        for name in sections:
+            section = section[name]
+        if value is None:
+            del section[last]
+        else:
+            section[last] = value
+    with path.open("w") as file:
+        yaml.dump(values, file)
+
+
+def run(*command: str, cwd: Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs a command as a user of this environment would, and shows its output where it fails."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, text=True, capture_output=True, stdin=subprocess.DEVNULL, **options
+    )
+    if check and done.returncode != 0:
+        pytest.fail(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def clone_project(folder: Path) -> Path:
+    """A clone of the project as it stands in the working tree, with no outputs and no cache."""
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout
+    for name in listed.splitlines():
+        if (ROOT / name).exists():  # a file may be deleted and not yet committed
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    run("git", "init", "--quiet", cwd=folder)
+    run("git", "add", "--all", cwd=folder)
+    run("git", *author, "commit", "--quiet", "--message", "clone", cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which `dvc repro` ran to its end with small params. Tests read it and leave it whole."""
+    clone = clone_project(tmp_path_factory.mktemp("small_chain"))
+    change_params(clone / "params.yaml", SMALL_RUN)
+    run("dvc", "repro", cwd=clone)
+    return clone
+
+
+@pytest.fixture
+def chain_copy(small_chain: Path, tmp_path: Path) -> Path:
+    """The small run's outputs in a folder of their own, to be broken."""
+    shutil.copytree(small_chain / "data", tmp_path / "data")
+    shutil.copy(small_chain / "params.yaml", tmp_path / "params.yaml")
+    return tmp_path

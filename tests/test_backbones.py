@@ -1,0 +1,29 @@
+"""Backbones: the published shape, counted by hand."""
+
+import pytest
+import torch
+
+from models.backbones import build_backbone
+
+
+def test_resnet20_has_the_published_number_of_weights() -> None:
+    backbone, feature_dim = build_backbone("resnet20", 16)
+    # He et al. 2015, table 6: 0.27 M with the classifier. By hand: stem, then per stage 6 convolutions and
+    # their norms, and the two projections of the shortcuts with theirs.
+    stem = 3 * 16 * 9 + 2 * 16
+    stage1 = 6 * (16 * 16 * 9 + 2 * 16)
+    stage2 = (16 * 32 * 9 + 5 * 32 * 32 * 9 + 6 * 2 * 32) + (16 * 32 + 2 * 32)
+    stage3 = (32 * 64 * 9 + 5 * 64 * 64 * 9 + 6 * 2 * 64) + (32 * 64 + 2 * 64)
+    assert sum(weight.numel() for weight in backbone.parameters()) == stem + stage1 + stage2 + stage3
+    assert feature_dim == 64
+
+
+@pytest.mark.parametrize(("width", "size"), [(16, 32), (4, 24), (8, 33)])
+def test_any_width_and_image_size_gives_the_features_it_promises(width: int, size: int) -> None:
+    backbone, feature_dim = build_backbone("resnet20", width)
+    assert backbone(torch.rand(2, 3, size, size)).shape == (2, feature_dim)
+
+
+def test_an_unknown_backbone_is_refused_with_the_choices() -> None:
+    with pytest.raises(ValueError, match=r"'resnet21' is none of resnet20"):
+        build_backbone("resnet21", 16)

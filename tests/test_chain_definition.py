@@ -1,0 +1,96 @@
+"""dvc.yaml against the code: a stage tracks its own params and every module that it imports."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+
+from pipeline.params import Params
+from tests.conftest import ROOT
+
+STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def imported_modules(file: Path) -> set[Path]:
+    """The project's own files that a file imports, at whatever depth, those inside functions included."""
+    found: set[Path] = set()
+    waiting = [file]
+    while waiting:
+        tree = ast.parse(waiting.pop().read_text())
+        guarded = {
+            id(node)
+            for block in ast.walk(tree)
+            if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+            for node in ast.walk(block)
+        }
+        for node in ast.walk(tree):
+            if id(node) in guarded:
+                continue
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for name in names:
+                path = ROOT / name.replace(".", "/")
+                for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+                    if candidate.is_file() and candidate not in found:
+                        found.add(candidate)
+                        waiting.append(candidate)
+    return found
+
+
+def leaves(section: type[BaseModel], prefix: str = "") -> set[str]:
+    """Dotted names of all typed keys."""
+    names: set[str] = set()
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names |= leaves(field.annotation, f"{prefix}{name}.")
+        else:
+            names.add(prefix + name)
+    return names
+
+
+def keys(values: dict[str, Any], prefix: str = "") -> set[str]:
+    """Dotted names of all keys of a params.yaml."""
+    names: set[str] = set()
+    for name, value in values.items():
+        names |= keys(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name}
+    return names
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_name_every_module_that_the_stage_imports(stage: str) -> None:
+    file = ROOT / "stages" / f"{stage}.py"
+    imported = {str(path.relative_to(ROOT)) for path in imported_modules(file) | {file}}
+    # an __init__ that only names things changes nothing that a stage writes
+    imported -= {"pipeline/__init__.py", "models/__init__.py"}
+    named = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
+    assert named == imported
+
+
+def test_every_key_of_params_yaml_is_typed_and_tracked_by_a_stage() -> None:
+    written = keys(YAML(typ="safe").load((ROOT / "params.yaml").read_text()))
+    assert written == leaves(Params)
+    tracked = [param for stage in STAGES.values() for param in stage["params"]]
+    for key in written:
+        assert any(key == param or key.startswith(f"{param}.") for param in tracked), key
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_reads_the_section_that_it_tracks_and_no_other(stage: str) -> None:
+    tree = ast.parse((ROOT / "stages" / f"{stage}.py").read_text())
+    sections = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "load_params()"
+    }
+    assert sections == set(STAGES[stage]["params"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_says_what_it_does(stage: str) -> None:
+    assert len(STAGES[stage]["desc"]) > 20

@@ -1,0 +1,234 @@
+"""The console script as a person uses it, with and without mistakes."""
+
+import ctypes
+import json
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.artifacts import Artifacts
+from tests.conftest import ROOT, run
+
+pytestmark = pytest.mark.slow
+
+_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 24, 1, 2
+
+
+@pytest.fixture
+def digit(small_chain: Path, tmp_path: Path) -> Path:
+    """Test image 0 of the small run as a file of its own."""
+    path = tmp_path / "digit.png"
+    Image.fromarray(Artifacts(small_chain / "data").read_images("test")[0]).save(path)
+    return path
+
+
+def obey_permissions() -> None:
+    """Before a command: what a user is denied, root is denied too."""
+    libc = ctypes.CDLL(None)
+    for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
+        libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def files_of_at_most(num_bytes: int) -> Callable[[], None]:
+    """Before a command: every file that it writes ends there, as on a disk that is full."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+
+
+def fails(code: int, *command: str, cwd: Path, **options: object) -> str:
+    """Runs a command that must fail with this code and one line, and gives the line."""
+    done = run(*command, cwd=cwd, check=False, **options)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: "), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr.removeprefix("error: ").rstrip()
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_query_prints_a_table_whose_first_row_is_the_image_itself(small_chain: Path, digit: Path) -> None:
+    lines = run("lookalike", "query", str(digit), "-k", "3", cwd=small_chain).stdout.splitlines()
+    assert lines[0].split() == ["rank", "score", "class", "id", "source"]
+    first = Artifacts(small_chain / "data").read_manifest().iloc[4000]
+    assert lines[1].split() == ["1", "1.0000", first["class_name"], "4000", first["source"]]
+    assert len(lines) == 4
+
+
+def test_query_prints_json_for_programs(small_chain: Path, digit: Path) -> None:
+    printed = run("lookalike", "query", str(digit), str(digit), "-k", "2", "--json", cwd=small_chain).stdout
+    answers = json.loads(printed)
+    assert [answer["query"] for answer in answers] == [str(digit)] * 2
+    first = answers[0]["neighbors"][0]
+    assert set(first) == {"rank", "score", "class_name", "id", "source", "split"}
+    assert (first["rank"], first["id"], first["split"]) == (1, 4000, "test")
+    assert first["score"] == pytest.approx(1, abs=1e-5)
+
+
+def test_query_draws_the_query_and_its_neighbours(small_chain: Path, digit: Path, tmp_path: Path) -> None:
+    run("lookalike", "query", str(digit), "-k", "4", "--gallery", str(tmp_path / "out.png"), cwd=small_chain)
+    picture = np.asarray(Image.open(tmp_path / "out.png"))
+    shown = np.asarray(Image.open(digit).resize((96, 96), Image.Resampling.NEAREST))
+    np.testing.assert_array_equal(picture[8:104, 8:104], shown)  # the query
+    np.testing.assert_array_equal(picture[8:104, 120:216], shown)  # and itself as the nearest
+    assert picture.shape[1] == 3 * 8 + 5 * 104
+
+
+def test_a_search_imports_no_training_stack(small_chain: Path, digit: Path) -> None:
+    program = (
+        "import sys; sys.argv = ['lookalike', 'query', sys.argv[1], '--gallery', sys.argv[2]]\n"
+        "from pipeline.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as left:\n    assert not left.code\n"
+        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
+        "assert 'onnxruntime' in loaded and 'faiss' in loaded\n"
+        "assert not loaded & {'torch', 'torchvision', 'models', 'sklearn', 'pandas'}, loaded\n"
+    )
+    run("python", "-c", program, str(digit), str(digit.with_name("out.png")), cwd=small_chain)
+
+
+def test_help_shows_an_example() -> None:
+    assert "lookalike query photo.png" in run("lookalike", "query", "--help", cwd=ROOT).stdout
+    assert "query" in run("lookalike", "--help", cwd=ROOT).stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        (None, "no such file"),
+        (b"", "not an image that Pillow can read"),
+        (b"hello", "not an image that Pillow can read"),
+        (b"cut", "damaged image"),
+    ],
+)
+def test_a_bad_query_file_is_one_line_and_prints_no_answer(
+    small_chain: Path, digit: Path, tmp_path: Path, content: bytes | None, rule: str
+) -> None:
+    bad = tmp_path / "bad.png"
+    if content is not None:
+        bad.write_bytes(digit.read_bytes()[:120] if content == b"cut" else content)
+    line = fails(2, "lookalike", "query", str(digit), str(bad), cwd=small_chain)
+    assert line.startswith(f"{bad}: {rule}")
+
+
+def test_a_jpeg_named_png_is_read_for_what_it_is(small_chain: Path, digit: Path, tmp_path: Path) -> None:
+    renamed = tmp_path / "renamed.png"
+    Image.open(digit).save(renamed, format="JPEG", quality=95)
+    answer = json.loads(run("lookalike", "query", str(renamed), "--json", cwd=small_chain).stdout)
+    assert answer[0]["neighbors"][0]["id"] == 4000
+
+
+def test_k_larger_than_the_index_is_one_line(small_chain: Path, digit: Path) -> None:
+    line = fails(2, "lookalike", "query", str(digit), "-k", "5001", cwd=small_chain)
+    assert line == "k is 5001, the index holds 5000 images: choose k from 1 to 5000"
+
+
+def test_an_unknown_device_is_one_line(small_chain: Path, digit: Path) -> None:
+    line = fails(2, "lookalike", "query", str(digit), "--device", "gpu", cwd=small_chain)
+    assert line == "--device: 'gpu' is none of auto, cpu, cuda"
+
+
+def test_an_index_of_another_encoder_is_one_line(chain_copy: Path, digit: Path) -> None:
+    data = Artifacts(chain_copy / "data")
+    shutil.copy(data.untrained_encoder, data.encoder)
+    line = fails(2, "lookalike", "query", str(digit), cwd=chain_copy)
+    assert line.startswith("data/index/images.faiss: built with encoder ")
+    assert line.endswith(": run 'dvc repro index'")
+
+
+def test_a_folder_without_the_chains_outputs_says_what_to_run(tmp_path: Path, digit: Path) -> None:
+    line = fails(2, "lookalike", "query", str(digit), cwd=tmp_path)
+    assert line == "data/encoder/encoder.onnx: missing, stage 'export' makes it: run 'dvc repro export'"
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("out.xyz", "no picture format ends in '.xyz'"), ("no/out.png", "the folder no does not exist")],
+)
+def test_a_gallery_that_cannot_be_written_is_one_line(
+    small_chain: Path, digit: Path, name: str, rule: str
+) -> None:
+    assert rule in fails(2, "lookalike", "query", str(digit), "--gallery", name, cwd=small_chain)
+
+
+def test_no_permission_to_read_a_query_is_one_line(small_chain: Path, digit: Path) -> None:
+    digit.chmod(0)
+    line = fails(1, "lookalike", "query", str(digit), cwd=small_chain, preexec_fn=obey_permissions)
+    assert line.startswith(f"{digit}: no permission")
+
+
+def test_no_permission_to_write_a_picture_leaves_the_old_one(
+    small_chain: Path, digit: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    (folder / "out.png").write_bytes(b"old")
+    folder.chmod(0o555)
+    command = ("lookalike", "query", str(digit), "--gallery", str(folder / "out.png"))
+    line = fails(1, *command, cwd=small_chain, preexec_fn=obey_permissions)
+    assert "no permission" in line
+    assert contents(folder) == {folder / "out.png": b"old"}
+
+
+def test_a_full_disk_leaves_the_old_picture(small_chain: Path, digit: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.png").write_bytes(b"old")
+    command = ("lookalike", "query", str(digit), "--gallery", str(tmp_path / "out.png"))
+    line = fails(1, *command, cwd=small_chain, preexec_fn=files_of_at_most(1000))
+    assert "larger than a file may be here" in line
+    assert (tmp_path / "out.png").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digit.png", "out.png"]
+
+
+@pytest.mark.parametrize("stage", ["fetch", "embed", "index"])
+def test_a_stage_on_a_full_disk_leaves_every_output_whole(chain_copy: Path, stage: str) -> None:
+    before = contents(chain_copy / "data")
+    command = ("python", "-m", f"stages.{stage}")
+    done = run(*command, cwd=chain_copy, check=False, preexec_fn=files_of_at_most(10_000))
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert contents(chain_copy / "data") == before
+
+
+@pytest.mark.parametrize("stage", ["fetch", "embed", "index", "evaluate"])
+def test_a_stage_that_may_not_write_leaves_every_output_whole(chain_copy: Path, stage: str) -> None:
+    before = contents(chain_copy / "data")
+    for folder in (chain_copy / "data", chain_copy / "data/metrics"):
+        folder.chmod(0o555)
+    done = run("python", "-m", f"stages.{stage}", cwd=chain_copy, check=False, preexec_fn=obey_permissions)
+    assert done.returncode == 1, done.stderr
+    assert "no permission" in done.stderr.splitlines()[-1]
+    assert contents(chain_copy / "data") == before
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing", "made_by"),
+    [
+        ("pretrain", "images/train.npy", "fetch"),
+        ("export", "pretrain/backbone.safetensors", "pretrain"),
+        ("embed", "encoder/encoder.onnx", "export"),
+        ("index", "embeddings/train.npy", "embed"),
+        ("evaluate", "images/manifest.parquet", "fetch"),
+    ],
+)
+def test_a_stage_without_its_input_names_the_stage_that_makes_it(
+    chain_copy: Path, stage: str, missing: str, made_by: str
+) -> None:
+    (chain_copy / "data" / missing).unlink()
+    line = fails(2, "python", "-m", f"stages.{stage}", cwd=chain_copy)
+    assert line == f"data/{missing}: missing, stage '{made_by}' makes it: run 'dvc repro {made_by}'"
+
+
+@pytest.mark.parametrize("stage", ["fetch", "pretrain", "export", "embed", "index", "evaluate"])
+def test_a_wrong_param_stops_every_stage_before_any_work(chain_copy: Path, stage: str) -> None:
+    before = contents(chain_copy / "data")
+    text = (chain_copy / "params.yaml").read_text()
+    (chain_copy / "params.yaml").write_text(text.replace("method: simclr", "method: simcrl"))
+    line = fails(2, "python", "-m", f"stages.{stage}", cwd=chain_copy)
+    assert line == "params.yaml: pretrain.method: 'simcrl' is none of simclr"
+    assert contents(chain_copy / "data") == before

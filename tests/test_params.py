@@ -1,0 +1,95 @@
+"""params.yaml: a wrong value stops before any work, in one line that names key, value and rule."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.params import Params, load_params
+
+
+def test_the_default_params_are_valid_and_frozen(params: Params) -> None:
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        params.pretrain.optimizer.lr = 0.1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("pretrain.method", "simcrl", "pretrain.method: 'simcrl' is none of simclr"),
+        ("pretrain.device", "gpu", "pretrain.device: 'gpu' is none of auto, cpu, cuda"),
+        ("pretrain.epochs", -1, "pretrain.epochs: -1 should be greater than or equal to 0"),
+        ("pretrain.epochs", 2.5, "pretrain.epochs: 2.5 should be a valid integer"),
+        ("pretrain.epochs", "5", "pretrain.epochs: '5' should be a valid integer"),
+        ("pretrain.epochs", True, "pretrain.epochs: True should be a valid integer"),
+        ("pretrain.optimizer.lr", "fast", "pretrain.optimizer.lr: 'fast' should be a valid number"),
+        ("pretrain.optimizer.lr", float("nan"), "pretrain.optimizer.lr: nan should be a finite number"),
+        ("pretrain.simclr.temperature", 0, "pretrain.simclr.temperature: 0 should be greater than 0"),
+        ("pretrain.views.blur.p", 1.5, "pretrain.views.blur.p: 1.5 should be less than or equal to 1"),
+        ("pretrain.views", 3, "pretrain.views: 3 should be a section with keys of its own"),
+        (
+            "pretrain.views.crop.scale.low",
+            1.2,
+            "pretrain.views.crop.scale: low (1.2) must not be above high (1.0)",
+        ),
+        ("pretrain.views.crop.scale.high", 2.0, "pretrain.views.crop: scale.high (2.0) must not be above 1"),
+        (
+            "pretrain.optimizer.warmup_epochs",
+            999,
+            "pretrain: optimizer.warmup_epochs (999.0) must not be above",
+        ),
+        ("pretrain.batchsize", 9, "pretrain.batchsize: unknown key, did you mean batch_size?"),
+        ("zzz", 1, "zzz: unknown key; known here: dataset, pretrain, export, embed, index, evaluate"),
+        ("embed.batch_size", None, "embed.batch_size: missing"),
+        ("dataset.image_size", 20, "dataset: image_size (20) must be at least 28 for mnist5k"),
+        ("evaluate.linear.C", [], "evaluate.linear.C: [] should have at least 1 values"),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_key_value_and_rule(
+    changed_params: Callable[..., Path], key: str, value: Any, line: str
+) -> None:
+    path = changed_params(**{key: value})
+    with pytest.raises(UserError) as error:
+        load_params(path)
+    assert str(error.value).startswith(f"{path}: {line}")
+    assert "\n" not in str(error.value)
+
+
+def test_several_wrong_values_name_the_first_and_count_the_others(
+    changed_params: Callable[..., Path],
+) -> None:
+    path = changed_params(**{"embed.batch_size": 0, "index.factory": 3})
+    with pytest.raises(UserError, match=r"embed\.batch_size: 0 should be .* \(and 1 more\)$"):
+        load_params(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (b"a: [1,\nb: 2", "line 2: not YAML"),
+        (b"a: 1\na: 2", "not YAML: found duplicate key"),
+        (b"\xff\xfe", "not UTF-8 text"),
+        (b"", "the file: None should be a section"),
+        (b"- 1", "the file: (1,) should be a section"),
+    ],
+)
+def test_a_file_that_is_no_params_is_one_line(tmp_path: Path, text: bytes, line: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(text)
+    with pytest.raises(UserError, match=r"params\.yaml") as error:
+        load_params(path)
+    assert line in str(error.value)
+
+
+def test_a_missing_file_says_where_to_go(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not in this folder: run the command at the project's top"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_numbers_are_read_as_dvc_reads_them(changed_params: Callable[..., Path]) -> None:
+    path = changed_params()
+    path.write_text(path.read_text().replace("max_abs_difference: 0.00001", "max_abs_difference: 1e-5"))
+    assert load_params(path).export.max_abs_difference == 1e-5
