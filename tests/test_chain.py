@@ -1,0 +1,158 @@
+"""The whole chain through DVC, in clones: it runs, it rests, and it writes the same bytes twice."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.artifacts import Artifacts
+from tests.conftest import ROOT, SMALL_RUN, change_params, clone_project, run
+
+pytestmark = pytest.mark.slow
+
+STAGES = ["fetch", "pretrain", "export", "embed", "index", "evaluate"]
+
+
+def test_a_second_repro_does_nothing(small_chain: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (small_chain / "data").rglob("*")}
+    printed = run("dvc", "repro", cwd=small_chain).stdout
+    assert "Data and pipelines are up to date." in printed
+    assert "Running stage" not in printed
+    assert {path: path.stat().st_mtime_ns for path in (small_chain / "data").rglob("*")} == before
+    assert run("git", "status", "--porcelain", "dvc.yaml", ".gitignore", cwd=small_chain).stdout == ""
+
+
+def test_two_clones_write_the_same_bytes(small_chain: Path, tmp_path: Path) -> None:
+    other = clone_project(tmp_path / "clone")
+    change_params(other / "params.yaml", SMALL_RUN)
+    run("dvc", "repro", cwd=other)
+    assert (other / "dvc.lock").read_text() == (small_chain / "dvc.lock").read_text()
+    for name in ("encoder/encoder.onnx", "index/images.faiss", "metrics/evaluate.json"):
+        assert (other / "data" / name).read_bytes() == (small_chain / "data" / name).read_bytes(), name
+
+
+def test_a_changed_param_reruns_its_stage_and_what_stands_after(small_chain: Path, tmp_path: Path) -> None:
+    params = small_chain / "params.yaml"
+    before = params.read_text()
+    try:
+        change_params(params, {"index.num_queries": 10})
+        printed = run("dvc", "status", cwd=small_chain).stdout
+    finally:
+        params.write_text(before)
+    assert "index:" in printed
+    for stage in ("fetch", "pretrain", "export", "embed", "evaluate"):
+        assert f"{stage}:" not in printed
+
+
+def test_no_output_holds_a_path_or_this_machine(small_chain: Path) -> None:
+    traces = [str(small_chain).encode(), str(ROOT).encode(), b"site-packages"]
+    files = [path for path in (small_chain / "data").rglob("*") if path.is_file()]
+    assert len(files) > 15
+    for path in files:
+        for trace in traces:
+            assert trace not in path.read_bytes(), (path, trace)
+
+
+def test_fetch_writes_the_collection_that_its_manifest_lists(small_chain: Path) -> None:
+    data = Artifacts(small_chain / "data")
+    manifest = data.read_manifest()
+    assert list(manifest.columns) == [
+        *("id", "split", "label", "class_name", "source", "width", "height", "sha256")
+    ]
+    assert manifest["id"].tolist() == list(range(5000))
+    assert manifest["split"].tolist() == ["train"] * 4000 + ["test"] * 1000
+    assert (manifest["class_name"] == manifest["label"].astype(str)).all()
+    assert data.read_images("train").shape == (4000, 32, 32, 3)
+    assert data.read_collection()["num_images"] == {"train": 4000, "test": 1000}
+    assert (data.images / "rejected.csv").read_text().splitlines() == ["source,reason"]
+
+
+def test_pretrain_records_every_epoch_from_the_untrained_network_on(small_chain: Path) -> None:
+    history = pd.read_csv(small_chain / "data/pretrain/history.tsv", sep="\t")
+    assert history["epoch"].tolist() == list(range(SMALL_RUN["pretrain.epochs"] + 1))  # type: ignore[operator]
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    # of 2 x 256 views the pair is one of 511: chance is 0.002
+    assert history["top1"].iloc[-1] > 0.02
+    assert 0.5 / math.sqrt(64) < history["projection_std"].iloc[-1] < 1.05 / math.sqrt(64)
+
+
+def test_export_meets_the_contract_of_parity(small_chain: Path) -> None:
+    metrics = json.loads((small_chain / "data/metrics/export.json").read_text())
+    assert metrics["max_abs_difference"] <= 1e-5
+    assert metrics["min_cosine"] >= 0.99999
+    names = {path.name for path in (small_chain / "data/encoder").iterdir()}
+    assert names == {"encoder.onnx", "untrained.onnx"}
+
+
+def test_the_encoder_carries_where_it_comes_from(small_chain: Path) -> None:
+    from pipeline import Encoder
+
+    data = Artifacts(small_chain / "data")
+    metadata = Encoder.open(data.encoder, "cpu").metadata
+    assert metadata["method"] == "simclr"
+    assert (metadata["backbone"], metadata["feature_dim"], metadata["image_size"]) == ("resnet20", 64, 32)
+    assert metadata["data_sha256"] == data.read_collection()["sha256"]
+    scaled = data.read_images("train").astype(np.float64) / 255
+    np.testing.assert_allclose(metadata["mean"], scaled.mean(axis=(0, 1, 2)))
+    np.testing.assert_allclose(metadata["std"], scaled.std(axis=(0, 1, 2)))
+    for key in ("name", "version", "resize", "interpolation", "collection", "params_sha256"):
+        assert metadata[key], key
+
+
+def test_embeddings_are_normalised_and_trained_ones_differ(small_chain: Path) -> None:
+    data = Artifacts(small_chain / "data")
+    for split in data.splits():
+        embeddings = data.read_embeddings(split)
+        assert embeddings.dtype == np.float32
+        assert embeddings.shape == (len(data.read_images(split)), 64)
+        np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+        assert not np.allclose(embeddings, data.read_embeddings(split, untrained=True), atol=0.01)
+
+
+def test_evaluate_scores_three_subjects_by_every_protocol(small_chain: Path) -> None:
+    scores = json.loads((small_chain / "data/metrics/evaluate.json").read_text())
+    assert set(scores) == {"encoder", "untrained", "pixels"}
+    for subject in scores.values():
+        assert {protocol: set(figures) for protocol, figures in subject.items()} == {
+            "knn": {"top1", "top5"},
+            "linear": {"top1", "top5"},
+            "linear_1pct": {"mean", "std"},
+            "linear_10pct": {"mean", "std"},
+            "retrieval": {"precision_at_10", "map"},
+        }
+    # one epoch on small views is enough to be better than nothing
+    assert scores["encoder"]["knn"]["top1"] > scores["untrained"]["knn"]["top1"] + 0.05
+    # digits: cosine kNN of pixels is 0.936 on this split
+    assert scores["pixels"]["knn"]["top1"] == pytest.approx(0.936, abs=0.02)
+
+
+def test_dvc_shows_metrics_and_plots(small_chain: Path) -> None:
+    shown = json.loads(run("dvc", "metrics", "show", "--json", cwd=small_chain).stdout)[""]["data"]
+    for stage in STAGES:
+        assert stage == "embed" or f"data/metrics/{stage}.json" in shown
+        assert f"data/speed/{stage}.json" in shown
+    assert shown["data/speed/embed.json"]["data"]["provider"] == "CPUExecutionProvider"
+    page = run("dvc", "plots", "show", "--out", "plots", cwd=small_chain)
+    assert "index.html" in page.stdout
+    text = (small_chain / "plots/index.html").read_text()
+    for plot in ("loss", "learning rate", "contrastive accuracy", "spread", "kNN"):
+        assert plot in text, plot
+
+
+def test_a_stage_that_fails_under_dvc_leaves_what_stood_before(small_chain: Path) -> None:
+    params = small_chain / "params.yaml"
+    before = params.read_text()
+    index = (small_chain / "data/index/images.faiss").read_bytes()
+    try:
+        change_params(params, {"index.factory": "Flatt"})
+        failed = run("dvc", "repro", "index", cwd=small_chain, check=False)
+    finally:
+        params.write_text(before)
+    assert failed.returncode != 0
+    assert "params.yaml: index.factory: FAISS cannot build 'Flatt'" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert (small_chain / "data/index/images.faiss").read_bytes() == index
+    assert "up to date" in run("dvc", "repro", cwd=small_chain).stdout
