@@ -29,7 +29,9 @@ def _lookalike() -> None:
 
 @app.command()
 def query(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files to search with.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Image files to search with.", readable=False)
+    ],
     k: Annotated[int, typer.Option("-k", help="How many neighbours of each.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     gallery: Annotated[

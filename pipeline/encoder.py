@@ -4,7 +4,7 @@ import ctypes
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import onnxruntime
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import existing, sha256_of
 from pipeline.errors import MachineError, UserError
-from pipeline.params import Device
+
+if TYPE_CHECKING:
+    from pipeline.params import Device  # pydantic is 0.2 s that a query does without
 
 INPUT_NAME = "images"
 OUTPUT_NAME = "embeddings"
@@ -42,7 +44,7 @@ class Encoder:
         self.provider: str = session.get_providers()[0]
 
     @classmethod
-    def open(cls, path: Path, device: Device = "auto") -> Self:
+    def open(cls, path: Path, device: "Device" = "auto") -> Self:
         """Loads an encoder.
 
         Args:

@@ -15,11 +15,12 @@ from pipeline.artifacts import Artifacts, atomic_file, existing, read_json, writ
 from pipeline.encoder import Encoder
 from pipeline.errors import UserError
 from pipeline.images import read_image
-from pipeline.params import Device
-from pipeline.params import Index as IndexParams
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from pipeline.params import Device
+    from pipeline.params import Index as IndexParams
 
 # Up to here an exact search of 512 dimensions takes a few tens of milliseconds on two cores.
 _EXACT_UP_TO = 100_000
@@ -73,7 +74,7 @@ class ImageIndex:
         self._index = index
 
     @classmethod
-    def open(cls, root: Path | str = "data", device: Device = "auto") -> Self:
+    def open(cls, root: Path | str = "data", device: "Device" = "auto") -> Self:
         """Opens the outputs of a run of the chain.
 
         Args:
@@ -230,7 +231,7 @@ def exact_neighbors(
 
 
 def make_index(
-    embeddings: Sequence[NDArray[np.float32]], params: IndexParams, encoder_sha256: str
+    embeddings: Sequence[NDArray[np.float32]], params: "IndexParams", encoder_sha256: str
 ) -> tuple[faiss.Index, IndexCard, float]:
     """Chooses, builds and tunes an index.
 
@@ -363,6 +364,6 @@ def _manifest_rows(path: Path, ids: NDArray[np.int64]) -> list[dict[str, Any]]:
     """The manifest's rows of these ids, in their order."""
     import pyarrow.parquet  # alone, it is imported 0.6 s sooner than pandas
 
-    table = pyarrow.parquet.read_table(path, columns=["id", "split", "class_name", "source"])
-    rows: list[dict[str, Any]] = table.take(ids).to_pylist()
-    return rows
+    # neither read_table nor take: both import pandas
+    table = pyarrow.parquet.ParquetFile(path).read(columns=["id", "split", "class_name", "source"])
+    return [table.slice(id_, 1).to_pylist()[0] for id_ in ids.tolist()]

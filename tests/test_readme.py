@@ -23,7 +23,7 @@ def test_a_command_of_the_readme_runs(small_chain: Path, command: str) -> None:
 
 @pytest.mark.parametrize("command", sorted({c for c in COMMANDS if c.startswith("make")}))
 def test_a_make_target_of_the_readme_exists(command: str) -> None:
-    """Named, not run: `make test` runs this very test, and tests/test_chain.py runs what `make repro` does."""
+    """Not run: `make test` would run this very test, and tests/test_chain.py runs `make repro`'s chain."""
     run(*command.split(), "--dry-run", cwd=ROOT)
 
 
