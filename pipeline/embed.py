@@ -23,7 +23,7 @@ def embed_to_file(
         description: stands before the progress bar.
     """
     embeddings = create_array(path, np.float32, (len(images), encoder.dim))
-    with tqdm(total=len(images), desc=description, unit=" images") as bar:
+    with tqdm(total=len(images), desc=description, unit=" images", disable=None) as bar:
         for start in range(0, len(images), batch_size):
             batch = np.ascontiguousarray(images[start : start + batch_size])
             embeddings[start : start + len(batch)] = encoder(batch)

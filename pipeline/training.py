@@ -62,22 +62,19 @@ class TrainingRun:
     views_per_s: float
 
 
-def train(
-    images: NDArray[np.uint8], labels: NDArray[np.int64], params: Pretrain, batches_on: Device | None = None
-) -> TrainingRun:
+def train(images: NDArray[np.uint8], labels: NDArray[np.int64], params: Pretrain) -> TrainingRun:
     """Trains a backbone on images; the labels are only asked how well it does (the monitored kNN).
 
     Args:
         images: uint8 [N, H, W, 3]; may be a memory map, batches are read from it one by one.
         labels: [N], classes.
         params: the run; equal params, images and kind of machine give equal bytes.
-        batches_on: overrides `params.device`.
 
     Raises:
         UserError: fewer images than a batch needs, or the loss is no longer finite.
         MachineError: there is no such device.
     """
-    device = choose_device(batches_on or params.device)
+    device = choose_device(params.device)
     precision = choose_precision(params.precision, device)
     make_deterministic(params.seed)
 

@@ -22,7 +22,9 @@ def write_split(collection: Collection, split: str, image_size: int, folder: Pat
     num_images = collection.num_images[split]
     pixels = create_array(folder / f"{split}.npy", np.uint8, (num_images, image_size, image_size, 3))
     rows = []
-    records = tqdm(collection.records(split), total=num_images, desc=f"fetch {split}", unit=" images")
+    records = tqdm(
+        collection.records(split), total=num_images, desc=f"fetch {split}", unit=" images", disable=None
+    )
     for position, record in enumerate(records):
         pixels[position] = record.pixels
         named = record.label != UNLABELLED
