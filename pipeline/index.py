@@ -1,6 +1,7 @@
 """FAISS: choose, build, tune, save, open and search an index of the embeddings."""
 
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -180,7 +181,8 @@ def build_index(embeddings: Sequence[NDArray[np.float32]], factory: str, seed: i
             for start in range(0, len(part), _EXACT_UP_TO):
                 index.add(np.ascontiguousarray(part[start : start + _EXACT_UP_TO]))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].rpartition("Error: ")[2]
+        # FAISS puts its own function, file and line before the reason
+        reason = re.sub(r"^Error in .* at \S+:\d+: ", "", str(error).strip().splitlines()[0])
         raise UserError(
             f"params.yaml: index.factory: FAISS cannot build {factory!r} for {count} vectors of {dimension} "
             f"dimensions ({reason})"

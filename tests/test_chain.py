@@ -145,7 +145,8 @@ def test_dvc_shows_metrics_and_plots(small_chain: Path) -> None:
 def test_a_stage_that_fails_under_dvc_leaves_what_stood_before(small_chain: Path) -> None:
     params = small_chain / "params.yaml"
     before = params.read_text()
-    index = (small_chain / "data/index/images.faiss").read_bytes()
+    outputs = {name: (small_chain / "data" / name) for name in ("index/images.faiss", "metrics/index.json")}
+    whole = {name: path.read_bytes() for name, path in outputs.items()}
     try:
         change_params(params, {"index.factory": "Flatt"})
         failed = run("dvc", "repro", "index", cwd=small_chain, check=False)
@@ -154,5 +155,5 @@ def test_a_stage_that_fails_under_dvc_leaves_what_stood_before(small_chain: Path
     assert failed.returncode != 0
     assert "params.yaml: index.factory: FAISS cannot build 'Flatt'" in failed.stderr
     assert "Traceback" not in failed.stderr
-    assert (small_chain / "data/index/images.faiss").read_bytes() == index
+    assert {name: path.read_bytes() for name, path in outputs.items()} == whole
     assert "up to date" in run("dvc", "repro", cwd=small_chain).stdout

@@ -84,6 +84,7 @@ def test_a_factory_that_faiss_cannot_build_is_one_line(
         f"params.yaml: index.factory: FAISS cannot build '{factory}' for 6000 vectors of 16"
     )
     assert "\n" not in line
+    assert "index_factory" not in line  # nor FAISS's own places in its code
 
 
 # Everything below asks the small run of the whole chain.
