@@ -37,7 +37,7 @@ def changed(params: Params, **changes: Any) -> Pretrain:
 
 @pytest.fixture
 def tiny(params: Params) -> Pretrain:
-    """Two epochs of three steps, in a second."""
+    """Two epochs of three steps, in a second, whatever the default run may be."""
     return changed(
         params,
         **{
@@ -45,6 +45,9 @@ def tiny(params: Params) -> Pretrain:
             "batch_size": 16,
             "backbone.width": 4,
             "views.size": 16,
+            "views.color_jitter.p": 0.0,
+            "views.blur.p": 0.0,
+            "optimizer.lr": 0.05,
             "optimizer.warmup_epochs": 1.0,
             "monitor.bank_size": 20,
         },

@@ -29,6 +29,7 @@ def everything(params: Params) -> Views:
     half = {"p": 0.5}
     jitter = {"p": 0.5, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
     values = params.pretrain.views.model_dump() | {
+        "size": SIDE,
         "horizontal_flip": half,
         "affine": {"p": 0.5, "degrees": 20.0, "shear": 10.0},
         "color_jitter": jitter,
