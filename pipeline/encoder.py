@@ -14,7 +14,7 @@ from pipeline.artifacts import existing, sha256_of
 from pipeline.errors import MachineError, UserError
 
 if TYPE_CHECKING:
-    from pipeline.params import Device  # pydantic is 0.2 s that a query does without
+    from pipeline.params import Device  # a type alone: a query reads no params.yaml
 
 INPUT_NAME = "images"
 OUTPUT_NAME = "embeddings"
