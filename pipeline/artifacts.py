@@ -21,7 +21,9 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+SCRATCH = Path(".lookalike")  # what speeds up or resumes work and is no output
 SPLITS = ("train", "test", "unlabelled")  # their order is the order of the manifest's ids
+_ROWS_AT_ONCE = 256
 UNLABELLED = -1  # the label of an image that has none
 
 
@@ -34,6 +36,15 @@ class Artifacts:
     """
 
     root: Path = Path("data")
+
+    @property
+    def source(self) -> Path:
+        return self.root / "source.json"
+
+    @property
+    def rejected(self) -> Path:
+        """What could not be read, where it was so much that stage fetch stopped."""
+        return self.root / "rejected.csv"
 
     @property
     def images(self) -> Path:
@@ -122,6 +133,27 @@ class Artifacts:
         return read_json(self.collection, made_by="fetch")
 
 
+class Stacked:
+    """Arrays [N0, ...], [N1, ...], ... read as one [N0 + N1 + ..., ...], none of them loaded whole."""
+
+    def __init__(self, parts: Sequence[NDArray[np.uint8]]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """The rows in the order asked for, [len(rows), ...], copied."""
+        if len(self._parts) == 1:
+            return np.asarray(self._parts[0][rows])
+        chosen = np.empty((len(rows), *self._parts[0].shape[1:]), dtype=self._parts[0].dtype)
+        for part, end in zip(self._parts, self._ends, strict=True):
+            here = (rows < end) & (rows >= end - len(part))
+            chosen[here] = part[rows[here] - (end - len(part))]
+        return chosen
+
+
 def existing(path: Path, made_by: str) -> Path:
     """The path itself, where there is a file.
 
@@ -157,6 +189,33 @@ def create_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) ->
     with path.open("rb+") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
+
+
+def compact_array(path: Path, kept: NDArray[np.bool_]) -> None:
+    """Takes rows out of a .npy file, in place and in the memory of a few rows.
+
+    Args:
+        path: of an array [N, ...]; removed where no row is kept.
+        kept: whether each row stays, [N].
+    """
+    if kept.all():
+        return
+    rows = np.flatnonzero(kept)
+    if len(rows) == 0:
+        path.unlink()
+        return
+    array = np.lib.format.open_memmap(path, mode="r+")
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        moved = rows[start : start + _ROWS_AT_ONCE]  # never before where they go to
+        array[start : start + len(moved)] = array[moved]
+    array.flush()
+    header = {"descr": array.dtype.str, "fortran_order": False, "shape": (len(rows), *array.shape[1:])}
+    row_bytes = array[0].nbytes
+    with path.open("rb+") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        # NumPy leaves room in the header for the number of rows to change
+        assert file.tell() == array.offset
+        file.truncate(array.offset + len(rows) * row_bytes)
 
 
 def read_json(path: Path, made_by: str) -> dict[str, Any]:

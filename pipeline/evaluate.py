@@ -73,18 +73,17 @@ def score_linear(train: Labelled, test: Labelled, params: LinearProbe, seed: int
     C is the one that does best on a stratified validation part of the training set (the strongest
     regularisation of equals); then the probe learns from the whole training set.
     """
-    num_classes = len(np.unique(train.labels))
-    num_validation = max(num_classes, round(params.validation_fraction * len(train.labels)))
-    fit, validation = train_test_split(
-        np.arange(len(train.labels)), test_size=num_validation, stratify=train.labels, random_state=seed
-    )
+    num_validation = max(len(np.unique(train.labels)), round(params.validation_fraction * len(train.labels)))
+    fit, validation = split_stratified(train.labels, num_validation, seed)
+    Cs = sorted(params.C) if len(validation) else [min(params.C)]
     accuracies = [
         fit_probe(train.features[fit], train.labels[fit], C, params.max_iterations).score(
             train.features[validation], train.labels[validation]
         )
-        for C in sorted(params.C)
+        for C in Cs
+        if len(Cs) > 1
     ]
-    best_C = sorted(params.C)[int(np.argmax(accuracies))]
+    best_C = Cs[int(np.argmax(accuracies))] if accuracies else Cs[0]
     probe = fit_probe(train.features, train.labels, best_C, params.max_iterations)
     scores = probe.predict_proba(test.features)
     # column of the class, or -1: a class that the probe has never seen is a miss
@@ -97,12 +96,65 @@ def score_few_labels(train: Labelled, test: Labelled, fraction: float, params: L
     """The linear probe with a share of the labels: `mean` and `std` of top-1 over stratified draws."""
     accuracies = []
     for seed in params.few_label_seeds:
-        rows, _ = train_test_split(
-            np.arange(len(train.labels)), train_size=fraction, stratify=train.labels, random_state=seed
-        )
+        num_others = len(train.labels) - round(fraction * len(train.labels))
+        rows, _ = split_stratified(train.labels, num_others, seed)
         few = Labelled(train.features[rows], train.labels[rows])
         accuracies.append(score_linear(few, test, params, seed)["top1"])
     return {"mean": float(np.mean(accuracies)), "std": float(np.std(accuracies, ddof=1))}
+
+
+def score_spread(features: NDArray[np.float32]) -> Scores:
+    """How far features spread over the sphere; asks for no labels.
+
+    Args:
+        features: [N, D], some thousands at most: every pair is compared.
+
+    Returns:
+        `effective_rank`: exp of the entropy of the normalised singular values, from 1 (all on one line) to
+        min(N, D) (RankMe, Garrido et al. 2022, arXiv:2210.02885, eq. 1); `uniformity`: log of the mean of
+        exp(-2 d^2) over pairs at distance d, 0 when all are one point and lower when they spread (Wang and
+        Isola 2020, arXiv:2005.10242, eq. 3).
+    """
+    unit = normalize(features).astype(np.float64)
+    singular = np.linalg.svd(unit, compute_uv=False)
+    shares = singular / singular.sum()
+    shares = shares[shares > 0]
+    cosines = (unit @ unit.T)[np.triu_indices(len(unit), k=1)]
+    distances = 2 - 2 * cosines
+    return {
+        "effective_rank": float(np.exp(-(shares * np.log(shares)).sum())),
+        "uniformity": float(np.log(np.exp(-2 * distances).mean())) if len(distances) else 0.0,
+    }
+
+
+def split_stratified(
+    labels: NDArray[np.int64], num_second: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows in two parts, each with its share of every class; a class of one image stays in the first.
+
+    Args:
+        labels: [N].
+        num_second: wanted in the second part; it is moved to where each part has an image of every class.
+        seed: of the draw.
+
+    Returns:
+        Rows of the first and of the second part; the second is empty where no class has two images.
+    """
+    _, class_of, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    alone = counts[class_of] == 1
+    rows = np.flatnonzero(~alone)
+    if len(rows) == 0:
+        return np.arange(len(labels)), rows
+    num_classes = int((counts > 1).sum())
+    num_second = min(max(num_second, num_classes), len(rows) - num_classes)
+    first, second = train_test_split(
+        rows,
+        train_size=len(rows) - num_second,
+        test_size=num_second,
+        stratify=labels[rows],
+        random_state=seed,
+    )
+    return np.concatenate([first, np.flatnonzero(alone)]), second
 
 
 def score_retrieval(train: Labelled, test: Labelled, params: Retrieval) -> Scores:

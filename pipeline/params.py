@@ -11,18 +11,23 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 MNIST_SIDE = 28  # pixels
+NEEDS_A_PATH = {  # the collections of one's own, and what their dataset.path may be
+    "folder": "a folder, a .tar, .tar.gz, .tgz or .zip",
+    "parquet": "a .parquet file or a folder of them",
+}
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+NonEmpty = Annotated[str, Field(min_length=1)]
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -35,15 +40,28 @@ class Section(BaseModel):
 class Dataset(Section):
     """Which images, how large, and how they are split."""
 
-    name: Literal["mnist5k"]
+    name: Literal["mnist5k", "cifar10", "stl10", "folder", "parquet"]
+    path: NonEmpty | None
+    root: NonEmpty
+    mirror: NonEmpty | None
+    image_column: NonEmpty | None
+    label_column: NonEmpty | None
     image_size: Annotated[int, Field(ge=8, le=1024)]
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
     seed: Seed
+    max_rejected: Probability
+    train_test_duplicates: Literal["drop", "keep"]
 
     @model_validator(mode="after")
     def _digits_are_padded_not_cut(self) -> "Dataset":
-        if self.image_size < MNIST_SIDE:
+        if self.name == "mnist5k" and self.image_size < MNIST_SIDE:
             raise ValueError(f"image_size ({self.image_size}) must be at least {MNIST_SIDE} for mnist5k")
+        return self
+
+    @model_validator(mode="after")
+    def _own_images_have_a_path(self) -> "Dataset":
+        if self.name in NEEDS_A_PATH and self.path is None:
+            raise ValueError(f"path is empty, {self.name} needs {NEEDS_A_PATH[self.name]}")
         return self
 
 
@@ -193,8 +211,8 @@ class Pretrain(Section):
 class Export(Section):
     """The name that the encoder carries, and how far it may stand from torch."""
 
-    name: Annotated[str, Field(min_length=1)]
-    version: Annotated[str, Field(min_length=1)]
+    name: NonEmpty
+    version: NonEmpty
     max_abs_difference: Positive
     min_cosine: Annotated[float, Field(gt=0, le=1)]
 
@@ -207,7 +225,7 @@ class Embed(Section):
 class Index(Section):
     """`auto`, or any factory string of FAISS; for an approximate one, the recall@10 that it is tuned to."""
 
-    factory: Annotated[str, Field(min_length=1)]
+    factory: NonEmpty
     target_recall: Annotated[float, Field(gt=0, le=1)]
     num_queries: Count
     seed: Seed
@@ -261,22 +279,51 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         UserError: the file is missing or no YAML, a key is unknown or missing, or a value breaks its rule;
             the message names the file, the key, the value and the rule.
     """
+    return check_params(parse_yaml(read_text(path), path), path)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that stands at the project's top.
+
+    Raises:
+        UserError: the file is missing or not UTF-8.
+    """
     try:
-        # YAML 1.2 like DVC's own reader: 1e-4 is a number and `no` is a word.
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: not in this folder: run the command at the project's top") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+
+
+def parse_yaml(text: str, origin: Path | str) -> Any:
+    """The values of a YAML text, as plain Python values.
+
+    Raises:
+        UserError: the text is no YAML; the message begins with `origin`.
+    """
+    try:
+        # YAML 1.2 like DVC's own reader: 1e-4 is a number and `no` is a word.
+        return YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path}{line}: not YAML: {error.problem}") from None
+        raise UserError(f"{origin}{line}: not YAML: {error.problem}") from None
+    except (YAMLError, ValueError) as error:  # a control character; a date like 2020-13-45
+        raise UserError(f"{origin}: not YAML: {str(error).splitlines()[0]}") from None
+
+
+def check_params(values: Any, origin: Path | str) -> Params:
+    """The typed params of plain values.
+
+    Raises:
+        UserError: a key is unknown or missing, or a value breaks its rule; the message begins with `origin`.
+    """
     try:
         return Params.model_validate(_tuples(values))
     except ValidationError as error:
         first, *others = error.errors()
         more = f" (and {len(others)} more)" if others else ""
-        raise UserError(f"{path}: {_explain(first)}{more}") from None
+        raise UserError(f"{origin}: {_explain(first)}{more}") from None
 
 
 def _tuples(value: Any) -> Any:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from models.backbones import build_backbone
 from models.methods import METHODS
+from pipeline.artifacts import UNLABELLED
 from pipeline.errors import MachineError, UserError
 from pipeline.knn import knn_scores, nearest, normalize, topk_accuracy
 from pipeline.params import Device, Monitor, Optimizer, Pretrain
@@ -27,6 +29,15 @@ _STATISTICS_SAMPLE = 10_000
 # The same temperature for every monitored kNN, Wu et al. 2018, arXiv:1805.01978.
 _KNN_TEMPERATURE = 0.07
 _SECONDS_BETWEEN_LOSSES = 0.5
+_IMAGES_AT_ONCE = 64
+
+
+class Images(Protocol):
+    """uint8 [N, H, W, 3], read by rows: an array, a memory map, or several as one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]: ...
 
 
 @dataclass(frozen=True)
@@ -62,12 +73,12 @@ class TrainingRun:
     views_per_s: float
 
 
-def train(images: NDArray[np.uint8], labels: NDArray[np.int64], params: Pretrain) -> TrainingRun:
+def train(images: Images, labels: NDArray[np.int64], params: Pretrain) -> TrainingRun:
     """Trains a backbone on images; the labels are only asked how well it does (the monitored kNN).
 
     Args:
-        images: uint8 [N, H, W, 3]; may be a memory map, batches are read from it one by one.
-        labels: [N], classes.
+        images: uint8 [N, H, W, 3], of which a batch is read at a time.
+        labels: [N], classes, or -1 where there is none; without any label there is no kNN.
         params: the run; equal params, images and kind of machine give equal bytes.
 
     Raises:
@@ -78,8 +89,8 @@ def train(images: NDArray[np.uint8], labels: NDArray[np.int64], params: Pretrain
     precision = choose_precision(params.precision, device)
     make_deterministic(params.seed)
 
-    train_rows, holdout_rows = hold_out(len(images), params.monitor, params.seed)
-    bank_rows = train_rows[: params.monitor.bank_size]
+    train_rows, holdout_rows = hold_out(labels, params.monitor, params.seed)
+    bank_rows = train_rows[labels[train_rows] != UNLABELLED][: params.monitor.bank_size]
     steps_per_epoch = len(train_rows) // params.batch_size
     if steps_per_epoch == 0:
         raise UserError(
@@ -105,7 +116,9 @@ def train(images: NDArray[np.uint8], labels: NDArray[np.int64], params: Pretrain
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             return objective((view0 - mean) / std, (view1 - mean) / std)  # type: ignore[no-any-return]
 
-    def knn_top1() -> float:
+    def watch() -> dict[str, float]:
+        if len(bank_rows) == 0 or len(holdout_rows) == 0:
+            return {}
         bank, queries = (
             normalize(extract_features(backbone, images, rows, statistics, device))
             for rows in (bank_rows, holdout_rows)
@@ -115,12 +128,12 @@ def train(images: NDArray[np.uint8], labels: NDArray[np.int64], params: Pretrain
         scores = knn_scores(
             similarities, labels[bank_rows][neighbors], int(labels.max()) + 1, _KNN_TEMPERATURE
         )
-        return topk_accuracy(scores, labels[holdout_rows], 1)
+        return {"knn_top1": topk_accuracy(scores, labels[holdout_rows], 1)}
 
     # Epoch 0: the untrained network on one batch, through a copy, since batch norm counts what it sees.
     with torch.no_grad():
         loss, metrics = loss_of(train_rows[: params.batch_size], copy.deepcopy(objective))
-    history = [_row(0, lr=0.0, losses=[loss], metrics=[metrics], knn=knn_top1())]
+    history = [_row(0, lr=0.0, losses=[loss], metrics=[metrics]) | watch()]
 
     seconds = 0.0
     bar = tqdm(total=params.epochs * steps_per_epoch, desc="pretrain", unit=" steps", disable=None)
@@ -144,14 +157,14 @@ def train(images: NDArray[np.uint8], labels: NDArray[np.int64], params: Pretrain
                 views_per_s = 2 * params.batch_size * (step + 1) / (shown - started)
                 # reading the loss waits for the device, so it is read only when it is shown
                 bar.set_postfix_str(f"loss {loss.item():.3f}, lr {lr:.3f}, {views_per_s:.0f} views/s")
-        row = _row(epoch, lr, losses, recorded, knn=0.0)
+        row = _row(epoch, lr, losses, recorded)
         seconds += time.perf_counter() - started
         if not math.isfinite(row["loss"]):
             raise UserError(
                 f"the loss is no longer finite in epoch {epoch} (learning rate {lr:.3g}): "
                 "lower pretrain.optimizer.lr in params.yaml"
             )
-        history.append(row | {"knn_top1": knn_top1()})
+        history.append(row | watch())
         bar.write(_line(history[-1], params.epochs))
     bar.close()
 
@@ -204,22 +217,34 @@ def make_deterministic(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def hold_out(num_images: int, params: Monitor, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows to train on and rows held out for the monitored kNN, both in a seeded random order."""
-    order = np.random.default_rng(seed).permutation(num_images)
-    num_held_out = max(1, round(num_images * params.holdout_fraction))
-    return order[num_held_out:], order[:num_held_out]
+def hold_out(
+    labels: NDArray[np.int64], params: Monitor, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to train on and labelled rows held out for the monitored kNN, both in a seeded random order.
+
+    Args:
+        labels: [N], or -1 where there is none.
+        params: of them the share of the labelled that is held out, at least one where there are any.
+        seed: of the order.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    is_labelled = labels[order] != UNLABELLED
+    num_labelled = int(is_labelled.sum())
+    num_held_out = min(num_labelled, max(1, round(num_labelled * params.holdout_fraction)))
+    held_out = is_labelled & (np.cumsum(is_labelled) <= num_held_out)
+    return order[~held_out], order[held_out]
 
 
-def pixel_statistics(images: NDArray[np.uint8], seed: int) -> PixelStatistics:
+def pixel_statistics(images: Images, seed: int) -> PixelStatistics:
     """Mean and deviation of each channel over (at most 10,000 of) the images, uint8 [N, H, W, 3]."""
     rows = np.arange(len(images))
     if len(images) > _STATISTICS_SAMPLE:
         rows = np.sort(np.random.default_rng(seed).choice(rows, _STATISTICS_SAMPLE, replace=False))
     counts = np.zeros((3, 256), dtype=np.int64)
-    for row in rows:
+    for start in range(0, len(rows), _IMAGES_AT_ONCE):
+        pixels = images[rows[start : start + _IMAGES_AT_ONCE]]
         for channel in range(3):
-            counts[channel] += np.bincount(images[row, :, :, channel].ravel(), minlength=256)
+            counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
     values = np.arange(256) / 255
     mean = counts @ values / counts.sum(axis=1)
     variance = counts @ values**2 / counts.sum(axis=1) - mean**2
@@ -262,7 +287,7 @@ def learning_rate(params: Pretrain, step: int, steps_per_epoch: int) -> float:
 @torch.no_grad()
 def extract_features(
     backbone: nn.Module,
-    images: NDArray[np.uint8],
+    images: Images,
     rows: NDArray[np.int64],
     statistics: PixelStatistics,
     device: torch.device,
@@ -297,11 +322,9 @@ def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _row(
-    epoch: int, lr: float, losses: list[Tensor], metrics: list[dict[str, Tensor]], knn: float
-) -> dict[str, float]:
+def _row(epoch: int, lr: float, losses: list[Tensor], metrics: list[dict[str, Tensor]]) -> dict[str, float]:
     means = {name: torch.stack([step[name] for step in metrics]).mean().item() for name in metrics[0]}
-    return {"epoch": epoch, "loss": torch.stack(losses).mean().item(), "lr": lr} | means | {"knn_top1": knn}
+    return {"epoch": epoch, "loss": torch.stack(losses).mean().item(), "lr": lr} | means
 
 
 def _line(row: dict[str, float], epochs: int) -> str:

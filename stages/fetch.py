@@ -4,42 +4,43 @@ import csv
 import hashlib
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
-from tqdm import tqdm
 
-from pipeline.artifacts import UNLABELLED, Artifacts, atomic_folder, create_array, write_json
-from pipeline.errors import plain_errors
+from pipeline.artifacts import SPLITS, UNLABELLED, Artifacts, atomic_file, atomic_folder, write_json
+from pipeline.errors import UserError, plain_errors
+from pipeline.ingest import Ingested, Rejected, check_rejected, ingest
 from pipeline.params import load_params
-from pipeline.sources import SOURCES, Collection
+from pipeline.sources.table import SOURCES
 
 
-def write_split(collection: Collection, split: str, image_size: int, folder: Path) -> list[dict[str, Any]]:
-    """Writes one split's pixels as a memory map while they are read; returns its rows of the manifest."""
-    num_images = collection.num_images[split]
-    pixels = create_array(folder / f"{split}.npy", np.uint8, (num_images, image_size, image_size, 3))
-    rows = []
-    records = tqdm(
-        collection.records(split), total=num_images, desc=f"fetch {split}", unit=" images", disable=None
-    )
-    for position, record in enumerate(records):
-        pixels[position] = record.pixels
-        named = record.label != UNLABELLED
-        rows.append(
-            {
-                "split": split,
-                "label": record.label,
-                "class_name": collection.class_names[record.label] if named else None,
-                "source": record.source,
-                "width": record.width,
-                "height": record.height,
-                "sha256": record.sha256,
-            }
-        )
-    return rows
+def write_manifest(path: Path, ingested: Ingested, class_names: tuple[str, ...]) -> None:
+    """A row an image: id, split, label, class_name, source, width, height, sha256."""
+    import pandas as pd  # not at the top: the processes that decode import this file and not pandas
+
+    accepted = ingested.accepted
+    labels = [image.entry.label for image in accepted]
+    columns = {
+        "id": np.arange(len(accepted), dtype=np.int64),
+        "split": [image.entry.split for image in accepted],
+        "label": labels,
+        "class_name": [class_names[label] if label != UNLABELLED else None for label in labels],
+        "source": [image.entry.source for image in accepted],
+        "width": [image.width for image in accepted],
+        "height": [image.height for image in accepted],
+        "sha256": [image.sha256 for image in accepted],
+    }
+    pd.DataFrame(columns).to_parquet(path, index=False)
+
+
+def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
+    """A row an image that could not be read, and why."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["source", "reason"])
+        writer.writerows((image.source, image.reason) for image in rejected)
 
 
 def main() -> None:
@@ -47,39 +48,49 @@ def main() -> None:
     data = Artifacts()
     started = time.perf_counter()
     collection = SOURCES[params.name](params)
+    for remark in collection.remarks:
+        print(f"fetch: {remark}", flush=True)
+    data.rejected.unlink(missing_ok=True)  # of a run that was stopped
     with atomic_folder(data.images) as folder:
-        rows = [
-            row
-            for split in collection.num_images
-            for row in write_split(collection, split, params.image_size, folder)
-        ]
-        manifest = pd.DataFrame(rows)
-        manifest.insert(0, "id", np.arange(len(manifest), dtype=np.int64))
-        manifest.to_parquet(folder / data.manifest.name, index=False)
-        with (folder / "rejected.csv").open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerow(["source", "reason"])
+        ingested = ingest(collection, params, folder)
+        try:
+            check_rejected(ingested, params.max_rejected, data.rejected)
+        except UserError:
+            with atomic_file(data.rejected) as partial:
+                write_rejected(partial, ingested.rejected)
+            raise
+        write_manifest(folder / data.manifest.name, ingested, collection.class_names)
+        write_rejected(folder / "rejected.csv", ingested.rejected)
+        counts = Counter(image.entry.split for image in ingested.accepted)
+        num_images = {split: counts[split] for split in SPLITS if counts[split]}
+        hashes = "".join(image.sha256 for image in ingested.accepted)
         write_json(
             folder / data.collection.name,
             {
                 "name": params.name,
                 "image_size": params.image_size,
                 "class_names": collection.class_names,
-                "num_images": collection.num_images,
-                "sha256": hashlib.sha256("".join(manifest["sha256"]).encode()).hexdigest(),
+                "num_images": num_images,
+                "sha256": hashlib.sha256(hashes.encode()).hexdigest(),
             },
         )
     seconds = time.perf_counter() - started
-    num_seen = Counter(manifest["sha256"])
     write_json(
         data.metrics("fetch"),
         {
-            "num_images": collection.num_images,
+            "num_images": num_images,
             "num_classes": len(collection.class_names),
-            "num_rejected": 0,
-            "num_duplicates": len(manifest) - len(num_seen),
+            "num_rejected": len(ingested.rejected),
+            "num_duplicates": ingested.num_duplicates,
+            "num_train_test_duplicates": ingested.num_train_test_duplicates,
         },
     )
-    write_json(data.speed("fetch"), {"seconds": round(seconds, 2)})
+    write_json(
+        data.speed("fetch"),
+        {"seconds": round(seconds, 2), "images_per_s": round(len(collection.entries) / seconds, 1)},
+    )
+    kept = ", ".join(f"{count:,} {split}" for split, count in num_images.items())
+    print(f"fetch: {kept}; {len(ingested.rejected):,} could not be read", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from pipeline.artifacts import Artifacts, atomic_folder, write_json, write_tsv
+from pipeline.artifacts import Artifacts, Stacked, atomic_folder, write_json, write_tsv
 from pipeline.errors import plain_errors
 from pipeline.params import load_params
 from pipeline.training import train
@@ -17,8 +17,10 @@ from pipeline.training import train
 def main() -> None:
     params = load_params().pretrain
     data = Artifacts()
-    images = data.read_images("train")
-    labels = data.read_manifest().query("split == 'train'")["label"].to_numpy(dtype=np.int64)
+    # all that is not for testing, labelled or not: the labels only watch
+    splits = [split for split in data.splits() if split != "test"]
+    images = Stacked([data.read_images(split) for split in splits])
+    labels = data.read_manifest().query("split in @splits")["label"].to_numpy(dtype=np.int64)
     collection = data.read_collection()
     started = time.perf_counter()
     run = train(images, labels, params)

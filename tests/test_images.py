@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipeline.errors import UserError
-from pipeline.images import MAX_PIXELS, read_image
+from pipeline.images import MAX_MEMORY_BYTES, MAX_PIXELS, UnreadableImageError, decode, fit, read_image
+from tests.conftest import run
 
 
 def save(image: Image.Image, path: Path, **options: object) -> Path:
@@ -99,7 +100,7 @@ def test_a_damaged_file_is_one_line_with_its_name(tmp_path: Path, kind: str) -> 
     with pytest.raises(UserError) as error:
         read_image(path, 32)
     assert str(error.value).startswith(f"{path}: ")
-    assert ("not an image" if kind in ("empty", "text") else "damaged image") in str(error.value)
+    assert {"empty": "empty file", "text": "not an image"}.get(kind, "damaged image") in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -125,3 +126,94 @@ def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path
     path.write_bytes(content)
     with pytest.raises(UserError, match="at most 100,000,000 are read"):
         read_image(path, 32)
+
+
+def test_a_file_is_what_its_bytes_say_not_its_name(tmp_path: Path) -> None:
+    path = save(photo(32, 32), tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(read_image(path, 32), np.asarray(photo(32, 32)))
+
+
+def test_a_format_that_runs_another_program_is_not_read() -> None:
+    postscript = io.BytesIO()
+    photo().save(postscript, format="EPS")
+    with pytest.raises(UnreadableImageError, match="not an image of a format that is read"):
+        decode(postscript.getvalue(), 32)
+
+
+def test_a_large_jpeg_is_decoded_small_and_looks_as_if_it_were_not() -> None:
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
+        (1600, 1200), Image.Resampling.BICUBIC
+    )
+    buffer = io.BytesIO()
+    smooth.save(buffer, format="JPEG", quality=95)
+    with Image.open(io.BytesIO(buffer.getvalue())) as image:
+        whole = fit(np.asarray(image.convert("RGB")), 64)
+    small = decode(buffer.getvalue(), 64)
+    assert (small.width, small.height) == (1600, 1200)
+    difference = np.abs(small.pixels.astype(int) - whole)
+    assert difference.max() <= 8
+    assert difference.mean() < 1
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+@pytest.mark.parametrize("shape", [(60, 40), (41, 60)])
+def test_orientation_and_cutting_out_the_centre_go_in_either_order(
+    orientation: int, shape: tuple[int, int]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    photo(*shape).save(buffer, format="PNG", exif=exif)
+    with Image.open(io.BytesIO(buffer.getvalue())) as image:
+        upright_first = fit(np.asarray(ImageOps.exif_transpose(image)), 20)
+    difference = np.abs(decode(buffer.getvalue(), 20).pixels.astype(int) - upright_first)
+    assert difference.max() <= 1  # the resampling rounds
+
+
+def test_damaged_exif_data_do_not_cost_the_image() -> None:
+    buffer = io.BytesIO()
+    photo(32, 32).save(buffer, format="PNG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
+    np.testing.assert_array_equal(decode(buffer.getvalue(), 32).pixels, np.asarray(photo(32, 32)))
+
+
+def test_the_first_frame_of_an_animation_is_the_image() -> None:
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "green", "blue")]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, format="WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert decode(buffer.getvalue(), 16).pixels[0, 0].tolist() == [255, 0, 0]
+
+
+_PEAK_OF_DECODING = """
+import sys
+from pathlib import Path
+from pipeline.images import decode
+
+def kilobytes(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
+
+content = Path(sys.argv[1]).read_bytes()
+before = kilobytes("VmRSS")
+decode(content, 96)
+print(kilobytes("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "mode", "options"),
+    [
+        ("a.webp", "RGB", {"lossless": True, "method": 0}),
+        ("a.png", "LA", {"compress_level": 1}),
+        ("a.jpg", "RGB", {"progressive": True, "subsampling": 0}),
+        ("a.tif", "F", {}),
+    ],
+)
+def test_the_largest_image_takes_no_more_than_the_documented_memory(
+    tmp_path: Path, name: str, mode: str, options: dict[str, object]
+) -> None:
+    image = photo(16, 10).convert(mode).resize((12_500, 8_000), Image.Resampling.NEAREST)
+    assert image.width * image.height == MAX_PIXELS
+    save(image, tmp_path / name, **options)
+    peak_kilobytes = int(run("python", "-c", _PEAK_OF_DECODING, str(tmp_path / name), cwd=tmp_path).stdout)
+    assert peak_kilobytes < MAX_MEMORY_BYTES / 1024

@@ -103,9 +103,31 @@ def test_a_collection_of_one_colour_is_not_divided_by_zero() -> None:
 
 
 def test_the_held_out_part_is_not_trained_on(params: Params) -> None:
-    train_rows, holdout_rows = hold_out(1000, params.pretrain.monitor, seed=0)
+    train_rows, holdout_rows = hold_out(np.zeros(1000, dtype=np.int64), params.pretrain.monitor, seed=0)
     assert len(holdout_rows) == round(1000 * params.pretrain.monitor.holdout_fraction)
     assert sorted([*train_rows, *holdout_rows]) == list(range(1000))
+
+
+def test_of_images_without_labels_none_is_held_out(params: Params) -> None:
+    labels = np.array([0, -1, 1, -1] * 50)
+    train_rows, holdout_rows = hold_out(labels, params.pretrain.monitor, seed=0)
+    assert len(holdout_rows) == round(100 * params.pretrain.monitor.holdout_fraction)
+    assert (labels[holdout_rows] >= 0).all()
+    assert sorted([*train_rows, *holdout_rows]) == list(range(200))
+    train_rows, holdout_rows = hold_out(np.full(10, -1), params.pretrain.monitor, seed=0)
+    assert (len(train_rows), len(holdout_rows)) == (10, 0)
+
+
+def test_without_labels_the_history_has_no_knn(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
+    run = train(images, np.full(len(images), -1), tiny)
+    assert len(run.history) == tiny.epochs + 1
+    assert all("knn_top1" not in row for row in run.history)
+
+
+def test_other_labels_change_no_weight(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
+    run, other = train(images, LABELS, tiny), train(images, (LABELS + 1) % 3, tiny)
+    for name, weight in run.backbone.items():
+        assert torch.equal(weight, other.backbone[name]), name
 
 
 def test_features_are_those_of_eval_mode_and_the_mode_is_put_back(images: NDArray[np.uint8]) -> None:

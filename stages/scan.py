@@ -1,0 +1,21 @@
+"""DVC stage `scan`: what the source holds at this moment, in one hash, to data/source.json."""
+
+from dataclasses import asdict
+
+from pipeline.artifacts import SCRATCH, Artifacts, write_json
+from pipeline.errors import plain_errors
+from pipeline.params import load_params
+from pipeline.sources.fingerprint import fingerprint
+
+
+def main() -> None:
+    params = load_params().dataset
+    found = fingerprint(params, SCRATCH / "hashes.sqlite")
+    write_json(Artifacts().source, asdict(found))
+    if found.num_files:
+        print(f"{params.path}: {found.num_files:,} files, {found.num_bytes / 1e6:,.1f} MB")
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        main()

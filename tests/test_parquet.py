@@ -1,0 +1,146 @@
+"""Hugging Face style tables become collections; what is missing in them is one line or a reason."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline.errors import UserError
+from pipeline.params import Dataset, Params
+from pipeline.sources.collection import Collection, Unreadable
+from pipeline.sources.parquet import parquet
+
+
+def picture(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def write(
+    path: Path,
+    seeds: range,
+    labels: list[Any] | None = None,
+    names: list[str] | None = None,
+    image: str = "image",
+) -> None:
+    """A table as `datasets` writes it: structs of bytes and path, class names in the schema."""
+    structs = [{"bytes": picture(seed), "path": f"{seed}.png"} for seed in seeds]
+    columns: dict[str, Any] = {
+        image: pa.array(structs, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    }
+    if labels is not None:
+        columns["label"] = labels
+    table = pa.table(columns)
+    if names is not None:
+        features = {image: {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=3)
+
+
+def dataset(params: Params, path: Path, **changes: object) -> Dataset:
+    return params.dataset.model_copy(update={"name": "parquet", "path": str(path)} | changes)
+
+
+def contents(collection: Collection) -> list[Any]:
+    found = dict(collection.contents())
+    return [found[number] for number in range(len(collection.entries))]
+
+
+def test_tables_named_by_split_with_class_names_in_the_schema(params: Params, tmp_path: Path) -> None:
+    names = ["cat", "dog", "never seen"]
+    write(tmp_path / "data/train-00000-of-00002.parquet", range(4), [0, 1, 0, -1], names)
+    write(tmp_path / "data/train-00001-of-00002.parquet", range(4, 6), [1, 1], names)
+    write(tmp_path / "data/test-00000-of-00001.parquet", range(6, 8), [1, 0], names)
+    found = parquet(dataset(params, tmp_path / "data"))
+    assert found.class_names == ("cat", "dog", "never seen")
+    rows = [(entry.source, entry.split, entry.label) for entry in found.entries]
+    assert rows[:2] == [
+        ("test-00000-of-00001.parquet#0", "test", 1),
+        ("test-00000-of-00001.parquet#1", "test", 0),
+    ]
+    assert [row[1:] for row in rows[2:]] == [("train", label) for label in (0, 1, 0, -1, 1, 1)]
+    assert contents(found) == [picture(seed) for seed in (6, 7, 0, 1, 2, 3, 4, 5)]
+
+
+def test_one_table_with_words_for_labels_is_split_by_seed(params: Params, tmp_path: Path) -> None:
+    write(tmp_path / "all.parquet", range(20), ["dog", "cat"] * 10)
+    found = parquet(dataset(params, tmp_path / "all.parquet"))
+    assert found.class_names == ("cat", "dog")
+    assert [entry.label for entry in found.entries[:2]] == [1, 0]
+    for label in (0, 1):
+        assert sum(entry.split == "test" for entry in found.entries if entry.label == label) == 2
+
+
+def test_numbers_that_do_not_count_from_zero_become_labels_that_do(params: Params, tmp_path: Path) -> None:
+    write(tmp_path / "all.parquet", range(4), [10, 7, None, 10])
+    found = parquet(dataset(params, tmp_path / "all.parquet"))
+    assert found.class_names == ("7", "10")
+    assert [entry.label for entry in found.entries] == [1, 0, -1, 1]
+
+
+def test_a_table_without_labels_is_all_for_training(params: Params, tmp_path: Path) -> None:
+    write(tmp_path / "all.parquet", range(3))
+    found = parquet(dataset(params, tmp_path / "all.parquet"))
+    assert found.class_names == ()
+    assert {(entry.split, entry.label) for entry in found.entries} == {("train", -1)}
+    assert "no labels" in found.remarks[1]
+
+
+def test_a_column_of_plain_bytes_is_named_in_params(params: Params, tmp_path: Path) -> None:
+    table = pa.table({"jpg": [picture(0), None], "kind": ["a", "b"], "note": ["x", "y"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = parquet(dataset(params, tmp_path / "a.parquet", image_column="jpg", label_column="kind"))
+    assert found.class_names == ("a", "b")
+    assert contents(found) == [picture(0), Unreadable("no bytes in the table")]
+
+
+def test_a_row_with_a_path_and_no_bytes_says_so(params: Params, tmp_path: Path) -> None:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"image": pa.array([{"bytes": None, "path": "a.png"}], kind)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    (content,) = contents(parquet(dataset(params, tmp_path / "a.parquet")))
+    assert content == Unreadable("the table has its path and not its bytes")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"image_column": "img"}, "has no column 'img', its columns are image, label: name one in"),
+        ({"label_column": "class"}, "has no column 'class', its columns are image, label: name one in"),
+        ({"image_column": "label"}, "column 'label' holds int64, not the bytes of image files"),
+    ],
+)
+def test_a_wrong_column_is_one_line(
+    params: Params, tmp_path: Path, changes: dict[str, str], line: str
+) -> None:
+    write(tmp_path / "a.parquet", range(2), [0, 1])
+    with pytest.raises(UserError, match=line):
+        parquet(dataset(params, tmp_path / "a.parquet", **changes))
+
+
+@pytest.mark.parametrize("damage", ["text", "cut", "pages"])
+def test_a_damaged_table_is_one_line(params: Params, tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "a.parquet"
+    write(path, range(2), [0, 1])
+    whole = path.read_bytes()
+    path.write_bytes(
+        {"text": b"hello" * 9, "cut": whole[:-20], "pages": whole[:4] + b"\xff" * 200 + whole[204:]}[damage]
+    )
+    with pytest.raises(UserError) as error:
+        contents(parquet(dataset(params, path)))
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_tables_is_one_line(params: Params, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no \.parquet file and no folder that holds one"):
+        parquet(dataset(params, tmp_path))
