@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from models.backbones import build_backbone
+from tests.conftest import ROOT, run
 
 
 def test_resnet20_has_the_published_number_of_weights() -> None:
@@ -27,3 +28,22 @@ def test_any_width_and_image_size_gives_the_features_it_promises(width: int, siz
 def test_an_unknown_backbone_is_refused_with_the_choices() -> None:
     with pytest.raises(ValueError, match=r"'resnet21' is none of resnet20"):
         build_backbone("resnet21", 16)
+
+
+_TRAINING_STEPS = """
+import torch
+from models.backbones import build_backbone
+torch.manual_seed(0)
+backbone, _ = build_backbone("resnet20", {width})
+backbone = backbone.to(memory_format=torch.channels_last)
+images = torch.randn(64, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+for _ in range(3):
+    backbone(images).square().sum().backward()
+"""
+
+
+@pytest.mark.parametrize("width", [2, 7, 8])
+def test_a_narrow_backbone_trains_without_writing_out_of_bounds(width: int) -> None:
+    """A strided 1x1 convolution of torch 2.14 corrupts the heap here; glibc's checks end the process then."""
+    step = _TRAINING_STEPS.format(width=width)
+    run("env", "MALLOC_CHECK_=3", "python", "-c", step, cwd=ROOT)
