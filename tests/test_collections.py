@@ -1,0 +1,157 @@
+"""A person's own photographs through the whole chain: 224 px, no classes, experiments, a shared cache."""
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from pipeline.artifacts import Artifacts
+from tests.conftest import change_params, clone_project, run
+
+pytestmark = pytest.mark.slow
+
+NUM_EACH = 40
+SMALL = {
+    "dataset.image_size": 224,
+    "pretrain.epochs": 1,
+    "pretrain.batch_size": 16,
+    "pretrain.backbone.width": 8,
+    "pretrain.views.size": 64,
+    "pretrain.optimizer.warmup_epochs": 0,
+    "evaluate.linear.few_label_seeds": [0, 1],
+}
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cuttings of the two photographs that scikit-learn ships, of the size and shape of ImageNet's."""
+    folder = tmp_path_factory.mktemp("own") / "photographs"
+    rng = np.random.default_rng(0)
+    for name, photograph in zip(("palace", "flower"), load_sample_images().images, strict=True):
+        (folder / name).mkdir(parents=True)
+        for number in range(NUM_EACH):
+            height, width = rng.integers(200, 400, 2)
+            top = rng.integers(0, photograph.shape[0] - height)
+            left = rng.integers(0, photograph.shape[1] - width)
+            cutting = Image.fromarray(photograph[top : top + height, left : left + width])
+            upright = height > width
+            cutting.resize((375, 500) if upright else (500, 375)).save(folder / name / f"{number:02d}.jpg")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chain(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which the recipe for folders, made small, ran to its end, committed."""
+    clone = clone_project(tmp_path_factory.mktemp("chain"))
+    run("lookalike", "recipe", "folder", "-S", f"dataset.path={photographs}", cwd=clone)
+    change_params(clone / "params.yaml", SMALL)
+    run("dvc", "repro", cwd=clone)
+    run("git", "config", "user.name", "test", cwd=clone)
+    run("git", "config", "user.email", "test@localhost", cwd=clone)
+    run("git", "add", "--all", cwd=clone)
+    run("git", "commit", "--quiet", "--message", "my photographs", cwd=clone)
+    return clone
+
+
+def test_photographs_of_224_px_go_from_a_folder_to_their_neighbours(chain: Path, photographs: Path) -> None:
+    data = Artifacts(chain / "data")
+    assert data.read_images("train").shape == (2 * NUM_EACH * 4 // 5, 224, 224, 3)
+    assert data.read_images("test").shape == (2 * NUM_EACH // 5, 224, 224, 3)
+    assert data.read_collection()["class_names"] == ["flower", "palace"]
+    picture = photographs / "palace/07.jpg"
+    found = json.loads(run("lookalike", "query", str(picture), "-k", "3", "--json", cwd=chain).stdout)
+    first = found[0]["neighbors"][0]
+    # the same pixels by the same way: the very same embedding
+    assert (first["source"], first["class_name"]) == ("palace/07.jpg", "palace")
+    assert first["score"] == pytest.approx(1, abs=1e-5)
+    scores = json.loads(data.metrics("evaluate").read_text())
+    assert scores["pixels"]["knn"]["top1"] > 0.6  # of two classes; one epoch promises nothing for the encoder
+    assert set(scores["encoder"]) >= {"knn", "linear", "retrieval", "spread"}
+
+
+def test_only_the_stages_that_a_changed_file_touches_run_again(chain: Path, photographs: Path) -> None:
+    def status() -> dict[str, object]:
+        run("python", "-m", "stages.scan", cwd=chain)
+        return dict(json.loads(run("dvc", "status", "--json", cwd=chain).stdout))
+
+    before = status()
+    assert set(before) == {"scan"}  # it always looks
+    picture = photographs / "palace/00.jpg"
+    content = picture.read_bytes()
+    try:
+        picture.touch()
+        assert status() == before
+        picture.unlink()
+        assert {"data/source.json": "modified"} in [
+            change
+            for changes in status()["fetch"]
+            for change in changes.values()  # type: ignore[attr-defined]
+        ]
+    finally:
+        picture.write_bytes(content)
+    assert status() == before
+
+
+def test_an_experiment_on_a_folder_without_classes_runs_and_says_what_it_leaves_out(
+    chain: Path, photographs: Path
+) -> None:
+    done = run(
+        *("dvc", "exp", "run", "--name", "flat"),
+        *("-S", "dataset.name=folder", "-S", f"dataset.path={photographs / 'palace'}"),
+        *("-S", "dataset.image_size=32", "-S", "pretrain.views.size=16"),
+        cwd=chain,
+    )
+    try:
+        assert "no classes: all images are for training" in done.stdout
+        assert "no labels to score with" in done.stdout
+        data = Artifacts(chain / "data")
+        assert data.splits() == ["train"]
+        assert set(data.read_manifest()["label"]) == {-1}
+        scores = json.loads(data.metrics("evaluate").read_text())
+        assert {subject: set(of_subject) for subject, of_subject in scores.items()} == {
+            "encoder": {"spread"},
+            "untrained": {"spread"},
+            "pixels": {"spread"},
+        }
+        assert "knn_top1" not in json.loads(data.metrics("pretrain").read_text())
+        table = run("lookalike", "query", str(photographs / "palace/07.jpg"), "-k", "1", cwd=chain).stdout
+        assert table.splitlines()[1].split() == ["1", "1.0000", "-", "7", "07.jpg"]
+        run("dvc", "plots", "show", "--out", "plots", cwd=chain)
+    finally:
+        run("git", "checkout", "--quiet", ".", cwd=chain)
+        run("dvc", "checkout", "--quiet", cwd=chain)
+    shown = csv.DictReader(io.StringIO(run("dvc", "exp", "show", "--csv", cwd=chain).stdout))
+    sizes = {row["Experiment"]: (row["dataset.image_size"], row["encoder.knn.top1"]) for row in shown}
+    assert sizes["flat"] == ("32", "")
+    assert sizes[""][0] == "224"
+    assert sizes[""][1] != ""
+
+
+def test_experiments_queue_over_a_list_of_values(chain: Path) -> None:
+    run("dvc", "exp", "run", "--queue", "-S", "index.target_recall=0.9,0.99", cwd=chain)
+    run("dvc", "exp", "run", "--run-all", cwd=chain)
+    shown = csv.DictReader(io.StringIO(run("dvc", "exp", "show", "--csv", cwd=chain).stdout))
+    recalls = {row["index.target_recall"] for row in shown if row["State"] == "Success"}
+    assert recalls == {"0.9", "0.99"}
+
+
+def test_a_second_clone_pulls_and_queries_without_training(
+    chain: Path, photographs: Path, tmp_path: Path
+) -> None:
+    remote, second = tmp_path / "remote", tmp_path / "second"
+    run("dvc", "remote", "add", "--default", "store", str(remote), cwd=chain)
+    run("dvc", "push", cwd=chain)
+    run("git", "add", ".dvc/config", cwd=chain)
+    run("git", "commit", "--quiet", "--message", "a remote", cwd=chain)
+    run("git", "clone", "--quiet", str(chain), str(second), cwd=tmp_path)
+    run("dvc", "pull", cwd=second)
+    query = ("lookalike", "query", str(photographs / "flower/03.jpg"), "-k", "5", "--json")
+    assert run(*query, cwd=second).stdout == run(*query, cwd=chain).stdout
+    assert "up to date" in run("dvc", "repro", "--single-item", "evaluate", cwd=second).stdout
+    shutil.rmtree(second)
