@@ -12,10 +12,12 @@ define install
 	@touch $@
 endef
 
-.PHONY: help repro check test bench clean
+.PHONY: help install repro check test bench clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+install: $(VENV)/installed  ## make the environment, .venv, and nothing more
 
 repro: $(VENV)/installed  ## run the whole chain: images -> encoder -> index -> scores
 	dvc repro

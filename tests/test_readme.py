@@ -1,6 +1,7 @@
 """Every command and example of the README does what it says; every link leads somewhere."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,23 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = [
     line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()
 ]
+RECIPE = "lookalike recipe"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", sorted({c for c in COMMANDS if not c.startswith("make")}))
+@pytest.mark.parametrize("command", sorted({c for c in COMMANDS if not c.startswith(("make", RECIPE))}))
 def test_a_command_of_the_readme_runs(small_chain: Path, command: str) -> None:
     run(*command.removeprefix(".venv/bin/").split(), cwd=small_chain)
+
+
+@pytest.mark.parametrize("command", sorted({c for c in COMMANDS if c.startswith(RECIPE)}))
+def test_a_recipe_of_the_readme_applies(tmp_path: Path, command: str) -> None:
+    """To the default params: tests/test_collections.py runs the chain with one."""
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    assert run(*command.split(), cwd=tmp_path).stdout.endswith("next: dvc repro\n")
 
 
 @pytest.mark.parametrize("command", sorted({c for c in COMMANDS if c.startswith("make")}))
