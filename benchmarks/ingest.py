@@ -1,10 +1,10 @@
-"""Decoding a folder of images to one array, beside torchvision's ImageFolder with a worker a core, in one run.
+"""Decoding a folder of images to one array, beside torchvision's ImageFolder with a worker a core.
 
     python -m benchmarks.ingest --archive cifar10.tar
     python -m benchmarks.ingest --archive cifar10.tar --num-images 100000 --side 96 --rounds 1
 
-The images are the archive's, enlarged to `--side` and written as JPEGs, class by class, to a temporary folder.
-Both sides end with the same bytes in a uint8 .npy file. The sides take turns; medians of images/s are printed,
+The images are the archive's, enlarged to `--side` and written as JPEGs, class by class, to a temporary
+folder. Both sides end with a uint8 .npy file. They take turns in one run. Printed are the medians of images/s
 and the most memory that ours held beyond the mapped file: the anonymous memory of all its processes.
 """
 
@@ -22,10 +22,8 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
 
 from pipeline.artifacts import create_array
 from pipeline.images import read_image
@@ -40,8 +38,8 @@ class Pixels:
     def __init__(self, side: int) -> None:
         self.side = side
 
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(image.resize((self.side, self.side), Image.Resampling.BICUBIC)))
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+        return np.array(image.resize((self.side, self.side), Image.Resampling.BICUBIC))
 
 
 def write_images(archive: Path, top: Path, num_images: int, side: int) -> None:
@@ -63,6 +61,10 @@ def ours(dataset: Dataset, out: Path) -> None:
 
 
 def peers(top: Path, side: int, out: Path) -> None:
+    # here, since our workers import this file and should not pay for what they do not use
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+
     images = ImageFolder(top, Pixels(side))
     array = create_array(out, np.uint8, (len(images), side, side, 3))
     start = 0
