@@ -134,7 +134,8 @@ def split_stratified(
 
     Args:
         labels: [N].
-        num_second: wanted in the second part; it is moved to where each part has an image of every class.
+        num_second: wanted in the second part; it is kept from the number of classes up and leaves as many to
+            the first, which is what scikit-learn asks for.
         seed: of the draw.
 
     Returns:

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.artifacts import (
     Artifacts,
+    Stacked,
     atomic_file,
     atomic_folder,
     create_array,
@@ -139,3 +140,13 @@ def test_without_images_the_splits_name_the_stage_to_run(tmp_path: Path) -> None
 def test_json_keeps_the_order_of_its_keys(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"b": 1, "a": [1, 2]})
     assert list(json.loads((tmp_path / "a.json").read_text())) == ["b", "a"]
+
+
+def test_stacked_arrays_are_read_as_one() -> None:
+    rng = np.random.default_rng(0)
+    parts = [rng.integers(0, 256, (count, 2, 3), dtype=np.uint8) for count in (5, 1, 7)]
+    whole, rows = np.concatenate(parts), rng.permutation(13)
+    stacked = Stacked(parts)
+    assert len(stacked) == 13
+    np.testing.assert_array_equal(stacked[rows], whole[rows])
+    np.testing.assert_array_equal(Stacked(parts[:1])[rows[rows < 5]], whole[rows[rows < 5]])

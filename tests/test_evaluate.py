@@ -15,6 +15,8 @@ from pipeline.evaluate import (
     score_knn,
     score_linear,
     score_retrieval,
+    score_spread,
+    split_stratified,
 )
 from pipeline.params import Knn, LinearProbe, Params, Retrieval
 
@@ -146,3 +148,54 @@ def test_average_precision_is_scikit_learns() -> None:
     ranks = -np.arange(40)
     expected = [average_precision_score(row, ranks) for row in relevant]
     np.testing.assert_allclose(average_precision(relevant), expected)
+
+
+def test_the_spread_is_that_of_slow_loops() -> None:
+    features = np.random.default_rng(0).standard_normal((30, 5)).astype(np.float32)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    total, pairs = 0.0, 0
+    for first in range(30):
+        for second in range(first):
+            total += np.exp(-2 * sum((unit[first, d] - unit[second, d]) ** 2 for d in range(5)))
+            pairs += 1
+    eigenvalues = np.linalg.eigvalsh(unit.T @ unit)
+    shares = np.sqrt(eigenvalues) / np.sqrt(eigenvalues).sum()
+    scores = score_spread(features)
+    assert scores["uniformity"] == pytest.approx(np.log(total / pairs), rel=1e-4)
+    assert scores["effective_rank"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-4)
+
+
+def test_the_spread_of_one_point_and_of_the_axes_is_the_closed_form() -> None:
+    collapsed = score_spread(np.ones((10, 8), dtype=np.float32))
+    assert collapsed["effective_rank"] == pytest.approx(1, abs=1e-5)
+    assert collapsed["uniformity"] == pytest.approx(0, abs=1e-6)
+    axes = score_spread(np.eye(8, dtype=np.float32))
+    assert axes["effective_rank"] == pytest.approx(8)
+    assert axes["uniformity"] == pytest.approx(-4)  # every squared distance is 2
+
+
+def test_a_split_is_stratified_and_a_single_image_stays_in_the_first() -> None:
+    labels = np.array([0] * 50 + [1] * 7 + [2] * 2 + [3])
+    first, second = split_stratified(labels, 12, seed=0)
+    assert sorted([*first, *second]) == list(range(60))
+    assert np.bincount(labels[second], minlength=4)[[0, 1, 3]].tolist() in (
+        [10, 2, 0],
+        [10, 1, 0],
+        [11, 1, 0],
+    )
+    assert set(labels[first]) == {0, 1, 2, 3}
+    assert len(second) == 12
+
+
+def test_where_every_class_has_one_image_nothing_is_held_back() -> None:
+    first, second = split_stratified(np.arange(5), 2, seed=0)
+    assert (len(first), len(second)) == (5, 0)
+
+
+def test_a_small_collection_with_rare_classes_is_scored(params: Params) -> None:
+    train, test = clouds(3, 0.05, seed=0, num_classes=6), clouds(1, 0.05, seed=1, num_classes=6)
+    rare = Labelled(train.features[:14], train.labels[:14])
+    chosen = params.evaluate.model_copy(update={"knn": Knn(k=3, temperature=0.07), "linear": LINEAR})
+    scores = evaluate(rare, test, chosen)
+    assert scores["linear"]["top1"] > 0.5
+    assert all(np.isfinite(value) for figures in scores.values() for value in figures.values())
