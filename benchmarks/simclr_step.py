@@ -29,9 +29,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.backbones import build_backbone
 from pipeline.params import Pretrain, load_params
-from pipeline.sources import SOURCES
+from pipeline.sources.collection import Pixels
+from pipeline.sources.mnist5k import mnist5k
 from pipeline.training import choose_device, choose_precision, train
-from pipeline.views import two_views
+from pipeline.views import make_views
 
 BATCH_SIZE = 256
 HIDDEN_DIM, OUTPUT_DIM = 128, 64
@@ -40,6 +41,7 @@ LIGHTLY_VIEWS = {
     "size": 32,
     "crop": {"p": 1.0, "scale": {"low": 0.08, "high": 1.0}, "ratio": {"low": 0.75, "high": 4 / 3}},
     "horizontal_flip": {"p": 0.5},
+    "vertical_flip": {"p": 0.0},
     "affine": {"p": 0.0, "degrees": 0, "shear": 0},
     "color_jitter": {"p": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2},
     "grayscale": {"p": 0.2},
@@ -67,8 +69,9 @@ def lightly_views_per_s(images: NDArray[np.uint8], width: int) -> float:
     """One epoch of lightly's SimCLR: views per second after its first two steps."""
     device = choose_device("auto")
     torch.manual_seed(0)
-    backbone, feature_dim = build_backbone("resnet20", width)
-    model = nn.Sequential(backbone, SimCLRProjectionHead(feature_dim, HIDDEN_DIM, OUTPUT_DIM)).to(device)
+    backbone = build_backbone("resnet20", width=width, image_size=32)
+    head = SimCLRProjectionHead(backbone.feature_dim, HIDDEN_DIM, OUTPUT_DIM)
+    model = nn.Sequential(backbone.module, head).to(device)
     criterion = NTXentLoss(temperature=0.5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
     loader = DataLoader(PilImages(images), BATCH_SIZE, shuffle=True, drop_last=True, num_workers=2)
@@ -88,8 +91,8 @@ def our_params(width: int) -> Pretrain:
     """One epoch of the default run, with lightly's augmentations and dimensions."""
     values = load_params().pretrain.model_dump()
     values |= {"epochs": 1, "batch_size": BATCH_SIZE, "views": LIGHTLY_VIEWS}
-    values["backbone"] = {"name": "resnet20", "width": width}
-    values["head"] = {"hidden_dim": HIDDEN_DIM, "output_dim": OUTPUT_DIM}
+    values["backbone"] |= {"name": "resnet20", "width": width}
+    values["simclr"] |= {"hidden_dim": HIDDEN_DIM, "output_dim": OUTPUT_DIM}
     values["optimizer"] |= {"warmup_epochs": 0.0}
     values["monitor"] |= {"holdout_fraction": 0.001, "bank_size": 1, "k": 1}
     return Pretrain.model_validate(values)
@@ -100,7 +103,7 @@ def seconds_of_views(images: NDArray[np.uint8], params: Pretrain) -> float:
     device = choose_device("auto")
     generator = torch.Generator(device).manual_seed(0)
     started = time.perf_counter()
-    view0, view1 = two_views(torch.from_numpy(images[:BATCH_SIZE]).to(device), params.views, generator)
+    view0, view1 = make_views(torch.from_numpy(images[:BATCH_SIZE]).to(device), params.views, generator)
     (view0.sum() + view1.sum()).item()  # waits for the device
     return time.perf_counter() - started
 
@@ -130,8 +133,8 @@ def main() -> None:
     if args.archive:
         images = read_archive(args.archive, count)
     else:
-        collection = SOURCES["mnist5k"](load_params().dataset)
-        images = np.stack([record.pixels for record in collection.records("train")])[:count]
+        contents = mnist5k(load_params().dataset).contents()
+        images = np.stack([digit.values for _, digit in contents if isinstance(digit, Pixels)])[:count]
     params = our_params(args.width)
     device = choose_device("auto")
     print(f"{device.type}, {choose_precision(params.precision, device)}, {torch.get_num_threads()} threads")

@@ -1,85 +1,118 @@
 """The networks that are kept: an image becomes a feature vector."""
 
+import difflib
 from collections.abc import Callable
+from dataclasses import dataclass
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-# B batch, C channels, H height, W width, D feature
+from models.conv4 import Conv4
+from models.resnet import ResNet
+from models.resnet_blocks import BasicBlock, Bottleneck
+from models.resnet_cifar import ResNetCifar, ResNetCifarV2
+from models.timm_backbone import PREFIX, build_timm, pixel_statistics
 
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al. 2015, arXiv:1512.03385, fig. 5 left)."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(out_channels)
-        self.stride = stride
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
-            )
-
-    def forward(self, images: Tensor) -> Tensor:
-        residual = F.relu(self.norm1(self.conv1(images)))
-        residual = self.norm2(self.conv2(residual))
-        # a 1x1 convolution with stride 2, written as what it is: torch's own (oneDNN, channels_last) writes
-        # out of bounds in its backward pass at widths like 8 and kills the process; the bits are the same
-        strided = images[:, :, :: self.stride, :: self.stride]
-        return F.relu(residual + self.shortcut(strided))
+# Images up to this side get the small stem: that of Tiny ImageNet. At 96 px (STL-10) the published stem
+# leaves 3 x 3 pixels to the last stage.
+SMALL_STEM_UP_TO = 64
+STEMS = ("auto", "small", "imagenet")
 
 
-class ResNetCifar(nn.Module):
-    """The ResNet for small images: a 3x3 stem, three stages of width W, 2W, 4W (arXiv:1512.03385, sec. 4.2).
+@dataclass(frozen=True)
+class Backbone:
+    """A network and what its user must know of it.
 
-    The paper's option A shortcut (padding with zeros) is a projection here, as most later code has it.
+    Args:
+        module: float [B, 3, H, W], normalised, to features [B, D].
+        feature_dim: D.
+        mean: of the three channels, on the scale from 0 to 1, that pretrained weights were trained with;
+            None without such weights.
+        std: likewise.
     """
 
-    def __init__(self, blocks_per_stage: int, width: int) -> None:
-        super().__init__()
-        self.feature_dim = 4 * width
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        )
-        blocks: list[nn.Module] = []
-        in_channels = width
-        for out_channels, first_stride in ((width, 1), (2 * width, 2), (4 * width, 2)):
-            for block in range(blocks_per_stage):
-                blocks.append(BasicBlock(in_channels, out_channels, first_stride if block == 0 else 1))
-                in_channels = out_channels
-        self.blocks = nn.Sequential(*blocks)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.blocks(self.stem(images))  # [B, D, H/4, W/4]
-        return features.mean(dim=(2, 3))  # [B, D]
+    module: nn.Module
+    feature_dim: int
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
 
-BACKBONES: dict[str, Callable[[int], ResNetCifar]] = {
-    "resnet20": lambda width: ResNetCifar(blocks_per_stage=3, width=width),
+@dataclass(frozen=True)
+class Architecture:
+    """A row of `BACKBONES`: how to build it from width, image size and whether the stem is the small one."""
+
+    default_width: int
+    build: Callable[[int, int, bool], ResNetCifar | ResNetCifarV2 | ResNet | Conv4]
+    has_stems: bool = False
+
+
+BACKBONES: dict[str, Architecture] = {
+    "resnet20": Architecture(16, lambda width, _size, _small: ResNetCifar(3, width)),
+    "resnet20v2": Architecture(16, lambda width, _size, _small: ResNetCifarV2(3, width)),
+    "conv4": Architecture(128, lambda width, size, _small: Conv4(width, size)),
+    "resnet18": Architecture(
+        64, lambda width, _size, small: ResNet(BasicBlock, (2, 2, 2, 2), width, small), has_stems=True
+    ),
+    "resnet34": Architecture(
+        64, lambda width, _size, small: ResNet(BasicBlock, (3, 4, 6, 3), width, small), has_stems=True
+    ),
+    "resnet50": Architecture(
+        64, lambda width, _size, small: ResNet(Bottleneck, (3, 4, 6, 3), width, small), has_stems=True
+    ),
 }
 
 
-def build_backbone(name: str, width: int) -> tuple[nn.Module, int]:
-    """A freshly initialised backbone and its number of features.
+def build_backbone(
+    name: str, *, width: int | None, image_size: int, stem: str = "auto", pretrained: bool = False
+) -> Backbone:
+    """A backbone, freshly initialised or pretrained.
 
     Args:
-        name: one of `BACKBONES`.
-        width: channels of the first stage; ResNet-20 is published with 16.
-
-    Returns:
-        A module from float [B, 3, H, W], normalised, to features [B, D], and D.
+        name: one of `BACKBONES`, or `timm:NAME` for any model of timm.
+        width: channels of the first stage; None for the published number. timm's models take none.
+        image_size: side of the square images in pixels. `conv4` and timm's models with a fixed input size
+            take no other; the ResNets take any, their `auto` stem alone follows it.
+        stem: of ResNet-18, -34 and -50: `imagenet` (7x7, stride 2, max pool), `small` (3x3, stride 1), or
+            `auto`, small up to `SMALL_STEM_UP_TO` pixels.
+        pretrained: with timm's weights, for timm's models alone.
 
     Raises:
-        ValueError: there is no backbone of that name.
+        ValueError: there is no backbone of that name, or it has no such width, stem, image size or weights.
+        NoPretrainedWeightsError: a ValueError; timm's weights are neither in the cache nor to be fetched.
     """
+    if stem not in STEMS:
+        raise ValueError(f"stem {stem!r} is none of {', '.join(STEMS)}")
+    if name.startswith(PREFIX):
+        return _timm_backbone(name, width, image_size, stem, pretrained)
     if name not in BACKBONES:
-        raise ValueError(f"backbone {name!r} is none of {', '.join(BACKBONES)}")
-    backbone = BACKBONES[name](width)
-    return backbone, backbone.feature_dim
+        raise ValueError(f"backbone {name!r} is none of {', '.join(BACKBONES)}, timm:NAME{_nearest(name)}")
+    if pretrained:
+        raise ValueError(
+            f"backbone {name!r} has no pretrained weights, timm's models alone have: "
+            "set pretrained: false, or a name like timm:resnet18"
+        )
+    architecture = BACKBONES[name]
+    if stem != "auto" and not architecture.has_stems:
+        raise ValueError(f"backbone {name!r} has one stem: leave stem at auto, not {stem}")
+    small = stem == "small" or (stem == "auto" and image_size <= SMALL_STEM_UP_TO)
+    module = architecture.build(architecture.default_width if width is None else width, image_size, small)
+    return Backbone(module, module.feature_dim)
+
+
+def _timm_backbone(name: str, width: int | None, image_size: int, stem: str, pretrained: bool) -> Backbone:
+    if width is not None:
+        raise ValueError(f"backbone {name!r} has a width of its own: leave width empty, not {width}")
+    if stem != "auto":
+        raise ValueError(f"backbone {name!r} has one stem: leave stem at auto, not {stem}")
+    module, feature_dim = build_timm(name.removeprefix(PREFIX), image_size, pretrained)
+    if not pretrained:
+        return Backbone(module, feature_dim)
+    mean, std = pixel_statistics(module)
+    return Backbone(module, feature_dim, mean, std)
+
+
+def _nearest(name: str) -> str:
+    """`, did you mean ...?`; a bare name that timm knows is one without its prefix."""
+    import timm
+
+    near = [PREFIX + name] if timm.is_model(name) else difflib.get_close_matches(name, BACKBONES)
+    return f"; did you mean {', '.join(near)}?" if near else ""

@@ -1,10 +1,11 @@
-"""The table of methods. A new one is a file of its own and a line here."""
+"""The table of methods. A new one is a file of its own and its name here.
 
-from collections.abc import Callable
+Each is called with a backbone, its feature_dim and the method's own section of params.yaml.
+"""
 
-from torch import nn
-
+from models.nnclr import NNCLR
 from models.simclr import SimCLR
+from models.simsiam import SimSiam
 
-# name -> module(backbone, feature_dim, *, hidden_dim, output_dim, and the method's own params)
-METHODS: dict[str, Callable[..., nn.Module]] = {"simclr": SimCLR}
+# every one is an `Objective` and an `nn.Module`
+METHODS: dict[str, type[SimCLR | SimSiam | NNCLR]] = {"simclr": SimCLR, "simsiam": SimSiam, "nnclr": NNCLR}

@@ -1,22 +1,76 @@
-"""What every method of self-supervision keeps to, so that the training loop never learns its name."""
+"""What every method of self-supervision keeps to, so that the training loop never learns its name.
 
-from typing import Protocol
+And the monitors that the methods share: they feed metrics, never a loss. Call them outside autocast.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# B batch, D feature
+# B batch, C channels, H height, W width, D feature
+
+
+class Step(NamedTuple):
+    """What an objective makes of one batch.
+
+    Attributes:
+        loss: float32 scalar with gradient.
+        metrics: detached scalars, the same names at every step; NaN where the batch says nothing.
+        features: the backbone's features of the first view, float32 [B, D], detached, for an online probe.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    features: Tensor
 
 
 class Objective(Protocol):
-    """A module that holds the backbone and turns two views of a batch into what is minimised."""
+    """A module that holds the backbone and turns views of a batch into what is minimised."""
 
     backbone: nn.Module
 
-    def __call__(self, view0: Tensor, view1: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Two views, float [B, 3, H, W] each, to a scalar loss and detached scalars to be recorded."""
+    def __call__(self, views: Sequence[Tensor], labels: Tensor) -> Step:
+        """One step forward.
+
+        Args:
+            views: of the same B images in the same order, each float [B, 3, H, W].
+            labels: int64 [B], -1 where unknown; they feed metrics, never the loss.
+
+        Raises:
+            ValueError: the method has no loss for so many views.
+        """
         ...
+
+    def constant_lr_parameters(self) -> list[nn.Parameter]:
+        """Those whose learning rate keeps its peak while the others' decays; empty for most methods."""
+        ...
+
+
+def check_two_views(views: Sequence[Tensor], method: str) -> None:
+    """Raises ValueError unless there are two views, for the methods whose papers define no others."""
+    if len(views) != 2:
+        raise ValueError(f"{method} compares two views, got {len(views)}: set num_views to 2")
+
+
+def view_metrics(z0: Tensor, z1: Tensor) -> dict[str, Tensor]:
+    """The monitors of two views that every method records.
+
+    Args:
+        z0: projections of the first views, [B, D], any norm.
+        z1: projections of the second views; row i pairs with row i of `z0`.
+
+    Returns:
+        Detached float32 scalars top1, top5, correlation_accuracy, alignment and projection_std (of both
+        views' projections together).
+    """
+    return contrastive_accuracy(z0, z1) | {
+        "correlation_accuracy": correlation_accuracy(z0, z1),
+        "alignment": alignment(z0, z1),
+        "projection_std": projection_std(torch.cat([z0, z1])),
+    }
 
 
 @torch.no_grad()
@@ -37,6 +91,51 @@ def contrastive_accuracy(z0: Tensor, z1: Tensor) -> dict[str, Tensor]:
     paired = similarity.gather(1, pair[:, None])
     num_nearer = (similarity > paired).sum(dim=1)
     return {"top1": (num_nearer < 1).float().mean(), "top5": (num_nearer < 5).float().mean()}
+
+
+@torch.no_grad()
+def correlation_accuracy(z0: Tensor, z1: Tensor) -> Tensor:
+    """How often a dimension of one view correlates most with the same dimension of the other.
+
+    High where the dimensions carry different things and both views agree on them; 1 / D by chance and for
+    a collapse.
+
+    Args:
+        z0: projections of the first views, [B, D], any norm; the cost is one D x D product over B.
+        z1: projections of the second views; row i pairs with row i of `z0`.
+
+    Returns:
+        Scalar in [0, 1]: of the D rows and D columns of the cross-correlation, the share whose largest
+        entry (the first of equal ones) is on the diagonal.
+
+    Source: the NNCLR example of Keras, https://keras.io/examples/vision/nnclr/, which looks at features.
+    """
+    correlation_DD = _standardised(z0.float()).T @ _standardised(z1.float()) / len(z0)
+    diagonal_D = torch.arange(z0.shape[1], device=z0.device)
+    hits_2D = torch.cat(
+        [correlation_DD.argmax(dim=1) == diagonal_D, correlation_DD.argmax(dim=0) == diagonal_D]
+    )
+    return hits_2D.float().mean()
+
+
+def _standardised(z_BD: Tensor) -> Tensor:
+    centred = z_BD - z_BD.mean(dim=0)
+    # a dimension that is constant up to rounding correlates with nothing, instead of dividing 0 by 0
+    return centred / centred.square().mean(dim=0).sqrt().clamp_min(1e-6)
+
+
+@torch.no_grad()
+def alignment(z0: Tensor, z1: Tensor) -> Tensor:
+    """The mean squared distance of the two views of an image on the sphere, in [0, 4]; lower is closer.
+
+    Args:
+        z0: projections of the first views, [B, D], any norm.
+        z1: projections of the second views; row i pairs with row i of `z0`.
+
+    Source: Wang and Isola 2020, arXiv:2005.10242, sec. 4.1, alpha = 2.
+    """
+    apart_BD = F.normalize(z0.float(), dim=1) - F.normalize(z1.float(), dim=1)
+    return apart_BD.square().sum(dim=1).mean()
 
 
 @torch.no_grad()

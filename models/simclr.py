@@ -3,14 +3,16 @@
 Source: Chen et al. 2020, A Simple Framework for Contrastive Learning, arXiv:2002.05709.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.heads import projection_mlp
-from models.objective import contrastive_accuracy, projection_std
+from models.objective import Step, view_metrics
 
-# B batch, D feature
+# B batch, D feature, V views, N = V * B projections, P = V - 1 positives of an anchor
 
 
 def nt_xent(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
@@ -29,12 +31,7 @@ def nt_xent(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
 
     Source: Chen et al. 2020, arXiv:2002.05709, Algorithm 1.
     """
-    if z0.shape != z1.shape or z0.dim() != 2:
-        raise ValueError(f"two views must have one shape [B, D], got {list(z0.shape)} and {list(z1.shape)}")
-    if len(z0) < 2:
-        raise ValueError("a batch of one image has no negatives: B must be at least 2")
-    if temperature <= 0:
-        raise ValueError(f"temperature is {temperature}, it must be positive")
+    _check([z0, z1], temperature)
     z_2BD = F.normalize(torch.cat([z0, z1]), dim=1)
     logits_2B2B = z_2BD @ z_2BD.T / temperature
     # a view is no candidate for itself
@@ -45,31 +42,92 @@ def nt_xent(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(logits_2B2B, pair_2B)
 
 
+def multi_view_nt_xent(z: Sequence[Tensor], temperature: float) -> Tensor:
+    """NT-Xent of V batches of views, the mean over all ordered pairs of different views of an image.
+
+    Each pair is a classification of its own: the one positive against all views of the other images. The
+    image's further views are neither; for two views there are none and this is `nt_xent`.
+
+    Args:
+        z: projections of V >= 2 views, each [B, D], any norm; rows i belong to one image.
+        temperature: softmax temperature, > 0.
+
+    Returns:
+        Scalar in nats, the mean over the V * (V - 1) * B pairs.
+
+    Raises:
+        ValueError: as `nt_xent` does, or there is only one view.
+    """
+    _check(z, temperature)
+    num_views, num_images = len(z), len(z[0])
+    z_ND = F.normalize(torch.cat(list(z)), dim=1)
+    logits_NN = z_ND @ z_ND.T / temperature
+    row_N = torch.arange(num_views * num_images, device=z_ND.device)
+    image_N = row_N % num_images
+    of_one_image_NN = image_N[:, None] == image_N
+    negatives_N = logits_NN.masked_fill(of_one_image_NN, -torch.inf).logsumexp(dim=1)
+    # the other views of an image stand B, 2B, ... rows further, round the end
+    shift_P = num_images * torch.arange(1, num_views, device=z_ND.device)
+    positives_NP = logits_NN.gather(1, (row_N[:, None] + shift_P) % len(row_N))
+    # -log(e^p / (e^p + e^n)) = log(1 + e^(n - p))
+    return F.softplus(negatives_N[:, None] - positives_NP).mean()
+
+
+def _check(z: Sequence[Tensor], temperature: float) -> None:
+    shapes = [list(view.shape) for view in z]
+    if len(z) < 2:
+        raise ValueError(f"an image needs another view to be found: got {len(z)} views")
+    if any(shape != shapes[0] for shape in shapes) or len(shapes[0]) != 2:
+        raise ValueError(f"views must have one shape [B, D], got {' and '.join(map(str, shapes))}")
+    if len(z[0]) < 2:
+        raise ValueError("a batch of one image has no negatives: B must be at least 2")
+    if temperature <= 0:
+        raise ValueError(f"temperature is {temperature}, it must be positive")
+
+
 class SimCLR(nn.Module):
-    """A backbone, a projection head and NT-Xent between them.
+    """A backbone, a projection head and NT-Xent between them, of two views or more.
 
     Args:
         backbone: float [B, 3, H, W] -> [B, feature_dim].
         feature_dim: what the backbone gives.
         hidden_dim: width of the projection head.
         output_dim: dimension of the projections.
+        num_layers: of the projection head; the paper has 2.
         temperature: of NT-Xent, > 0.
     """
 
     def __init__(
-        self, backbone: nn.Module, feature_dim: int, *, hidden_dim: int, output_dim: int, temperature: float
+        self,
+        backbone: nn.Module,
+        feature_dim: int,
+        *,
+        hidden_dim: int,
+        output_dim: int,
+        num_layers: int,
+        temperature: float,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.projection = projection_mlp(feature_dim, hidden_dim, output_dim)
+        self.projection = projection_mlp(feature_dim, hidden_dim, output_dim, num_layers)
         self.temperature = temperature
 
-    def forward(self, view0: Tensor, view1: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Two views, float [B, 3, H, W] each, to the loss in nats and top1, top5, projection_std."""
-        # one pass: the batch statistics span both views, as in the paper's global batch norm (sec. 2.2)
-        z_2BD = self.projection(self.backbone(torch.cat([view0, view1])))
+    def forward(self, views: Sequence[Tensor], labels: Tensor) -> Step:
+        """As `Objective` says; the loss is in nats, the metrics are `view_metrics` of the first two views."""
+        # one pass: the batch statistics span all views, as in the paper's global batch norm (sec. 2.2)
+        features_ND = self.backbone(torch.cat(list(views)))
+        z_ND = self.projection(features_ND)
         # in float32: bfloat16 keeps 8 bits, so a logit near 10 would be off by up to 0.03
-        with torch.autocast(z_2BD.device.type, enabled=False):
-            z0, z1 = z_2BD.float().chunk(2)
-            metrics = contrastive_accuracy(z0, z1) | {"projection_std": projection_std(z_2BD)}
-            return nt_xent(z0, z1, self.temperature), metrics
+        with torch.autocast(z_ND.device.type, enabled=False):
+            z = z_ND.float().chunk(len(views))
+            # for two the one cross entropy is the paper's algorithm, and the cheaper
+            loss = (
+                nt_xent(z[0], z[1], self.temperature)
+                if len(z) == 2
+                else multi_view_nt_xent(z, self.temperature)
+            )
+            return Step(loss, view_metrics(z[0], z[1]), features_ND[: len(views[0])].detach().float())
+
+    def constant_lr_parameters(self) -> list[nn.Parameter]:
+        """None: the whole module follows the schedule."""
+        return []

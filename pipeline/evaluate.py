@@ -103,30 +103,6 @@ def score_few_labels(train: Labelled, test: Labelled, fraction: float, params: L
     return {"mean": float(np.mean(accuracies)), "std": float(np.std(accuracies, ddof=1))}
 
 
-def score_spread(features: NDArray[np.float32]) -> Scores:
-    """How far features spread over the sphere; asks for no labels.
-
-    Args:
-        features: [N, D], some thousands at most: every pair is compared.
-
-    Returns:
-        `effective_rank`: exp of the entropy of the normalised singular values, from 1 (all on one line) to
-        min(N, D) (RankMe, Garrido et al. 2022, arXiv:2210.02885, eq. 1); `uniformity`: log of the mean of
-        exp(-2 d^2) over pairs at distance d, 0 when all are one point and lower when they spread (Wang and
-        Isola 2020, arXiv:2005.10242, eq. 3).
-    """
-    unit = normalize(features).astype(np.float64)
-    singular = np.linalg.svd(unit, compute_uv=False)
-    shares = singular / singular.sum()
-    shares = shares[shares > 0]
-    cosines = (unit @ unit.T)[np.triu_indices(len(unit), k=1)]
-    distances = 2 - 2 * cosines
-    return {
-        "effective_rank": float(np.exp(-(shares * np.log(shares)).sum())),
-        "uniformity": float(np.log(np.exp(-2 * distances).mean())) if len(distances) else 0.0,
-    }
-
-
 def split_stratified(
     labels: NDArray[np.int64], num_second: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

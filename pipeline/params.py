@@ -26,6 +26,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+ProjectionDim = Annotated[int, Field(ge=2)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 NonEmpty = Annotated[str, Field(min_length=1)]
 Device = Literal["auto", "cpu", "cuda"]
@@ -66,32 +67,71 @@ class Dataset(Section):
 
 
 class Backbone(Section):
-    """The network that is kept."""
+    """The network that is kept, one of models/backbones.py or timm:NAME."""
 
-    name: Literal["resnet20"]
-    width: Count
-
-
-class Head(Section):
-    """The projection MLP that is thrown away after training."""
-
-    hidden_dim: Count
-    output_dim: Annotated[int, Field(ge=2)]
+    name: NonEmpty
+    width: Count | None
+    stem: Literal["auto", "small", "imagenet"]
+    pretrained: bool
 
 
 class SimCLR(Section):
     """Chen et al. 2020, arXiv:2002.05709."""
 
+    hidden_dim: Count
+    output_dim: ProjectionDim
+    num_layers: Count
     temperature: Positive
 
 
-class Optimizer(Section):
-    """SGD with momentum; linear warm-up, then cosine to zero, both per step."""
+class SimSiam(Section):
+    """Chen and He 2020, arXiv:2011.10566."""
 
+    hidden_dim: Count
+    output_dim: ProjectionDim
+    num_layers: Count
+    predictor_dim: Count
+    constant_predictor_lr: bool
+
+
+class NNCLR(Section):
+    """Dwibedi et al. 2021, arXiv:2104.14548; `keras` is the loss of the Keras example."""
+
+    hidden_dim: Count
+    output_dim: ProjectionDim
+    num_layers: Count
+    predictor_dim: Count
+    temperature: Positive
+    queue_size: Count
+    variant: Literal["paper", "keras"]
+
+
+class Optimizer(Section):
+    """The optimiser, and what its learning rate does from step to step."""
+
+    name: Literal["sgd", "lars", "adam", "adamw"]
     lr: Positive
+    scale_lr: bool
+    schedule: Literal["cosine", "constant"]
+    warmup_epochs: NonNegative
     momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NonNegative
-    warmup_epochs: NonNegative
+    trust_coefficient: Positive
+    clip_norm: Positive | None
+    accumulate: Count
+
+
+class EarlyStopping(Section):
+    """After so many epochs without a lower loss; the weights of the lowest are kept. Null: never."""
+
+    patience: Count | None
+
+
+class Collapse(Section):
+    """When the projections' standard deviation is below this share of 1 / sqrt(D), all images look alike."""
+
+    threshold: Probability
+    action: Literal["warn", "stop"]
 
 
 class Range(Section):
@@ -167,6 +207,7 @@ class Views(Section):
     size: Annotated[int, Field(ge=8, le=1024)]
     crop: Crop
     horizontal_flip: Flip
+    vertical_flip: Flip
     affine: Affine
     color_jitter: ColorJitter
     grayscale: Grayscale
@@ -175,26 +216,33 @@ class Views(Section):
 
 
 class Monitor(Section):
-    """kNN accuracy while training: held-out training images against a bank of the others."""
+    """While training, on held-out labelled images: kNN against a bank of the others, and a linear probe."""
 
     holdout_fraction: Annotated[float, Field(gt=0, lt=1)]
     bank_size: Count
     k: Count
+    probe_lr: Positive
 
 
 class Pretrain(Section):
     """One training run."""
 
-    method: Literal["simclr"]
+    method: Literal["simclr", "simsiam", "nnclr"]
     seed: Seed
     device: Device
     precision: Literal["auto", "bfloat16", "float32"]
     epochs: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)]
+    splits: Annotated[tuple[Literal["train", "test", "unlabelled"], ...], Field(min_length=1)]
+    num_views: Annotated[int, Field(ge=2)]
+    normalization: Literal["auto", "collection", "imagenet", "half"]
     backbone: Backbone
-    head: Head
     simclr: SimCLR
+    simsiam: SimSiam
+    nnclr: NNCLR
     optimizer: Optimizer
+    early_stopping: EarlyStopping
+    collapse: Collapse
     views: Views
     monitor: Monitor
 
@@ -204,6 +252,21 @@ class Pretrain(Section):
             raise ValueError(
                 f"optimizer.warmup_epochs ({self.optimizer.warmup_epochs}) must not be above "
                 f"epochs ({self.epochs})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_simclr_takes_more_than_two_views(self) -> "Pretrain":
+        if self.num_views > 2 and self.method != "simclr":
+            raise ValueError(f"num_views ({self.num_views}) must be 2 for {self.method}; simclr takes more")
+        return self
+
+    @model_validator(mode="after")
+    def _pretrained_weights_are_timms(self) -> "Pretrain":
+        if self.backbone.pretrained and not self.backbone.name.startswith("timm:"):
+            raise ValueError(
+                f"backbone.pretrained is true, but {self.backbone.name} has no weights to start from: choose "
+                "a timm model, like timm:resnet18"
             )
         return self
 

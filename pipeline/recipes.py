@@ -1,6 +1,7 @@
 """Recipes: overlays on params.yaml that fit the chain to a collection, applied with its comments kept.
 
-A recipe is recipes/NAME.yaml: a part of params.yaml whose first comment line describes it.
+A recipe is recipes/NAME.yaml: a part of params.yaml whose first comment line describes it. It is laid over
+the recipe of the default, which names every key that any recipe sets; all other keys stay as they are.
 """
 
 import difflib
@@ -22,6 +23,7 @@ from pipeline.errors import UserError
 from pipeline.params import NEEDS_A_PATH, PARAMS_FILE, check_params, parse_yaml, read_text
 
 RECIPES = Path("recipes")
+DEFAULT = "mnist5k"
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def apply_recipe(
     """
     text = read_text(params_file)
     before = parse_yaml(text, params_file)
-    overlays = [read_recipe(name, folder), *map(parse_setting, settings)]
+    # the default first, so that nothing is left of the recipe applied before
+    overlays = [read_recipe(DEFAULT, folder), read_recipe(name, folder), *map(parse_setting, settings)]
     overlaid = lay_over(text, overlays, params_file)
     after = parse_yaml(overlaid, params_file)
     _check(after, f"{params_file} with recipe {name}" + (" and -S" if settings else ""))
@@ -137,7 +140,7 @@ def differences(before: Any, after: Any) -> list[Change]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    files = {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
     if not files:
         raise UserError(f"{folder}: no recipes in this folder: run the command at the project's top")
     return files

@@ -3,10 +3,10 @@
 import copy
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,30 +14,27 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from models.backbones import build_backbone
+from models.backbones import Backbone, build_backbone
 from models.methods import METHODS
-from pipeline.artifacts import UNLABELLED
+from models.objective import Step, projection_std
 from pipeline.errors import MachineError, UserError
-from pipeline.knn import knn_scores, nearest, normalize, topk_accuracy
-from pipeline.params import Device, Monitor, Optimizer, Pretrain
-from pipeline.views import two_views
+from pipeline.monitor import Images, Watch
+from pipeline.optimizers import (
+    build_optimizer,
+    clip_gradient,
+    learning_rate,
+    peak_learning_rate,
+    set_learning_rate,
+)
+from pipeline.params import Device, Pretrain
+from pipeline.views import make_views
 
 # B batch, D feature
 
 # The mean and the deviation of a channel are known to a thousandth from so many 32 px images.
 _STATISTICS_SAMPLE = 10_000
-# The same temperature for every monitored kNN, Wu et al. 2018, arXiv:1805.01978.
-_KNN_TEMPERATURE = 0.07
-_SECONDS_BETWEEN_LOSSES = 0.5
 _IMAGES_AT_ONCE = 64
-
-
-class Images(Protocol):
-    """uint8 [N, H, W, 3], read by rows: an array, a memory map, or several as one."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]: ...
+_SECONDS_BETWEEN_LOSSES = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,13 @@ class PixelStatistics:
     std: tuple[float, float, float]
 
 
+# Of ImageNet's training images, as torchvision documents them; and of pixels laid from -1 to 1.
+_FIXED_STATISTICS = {
+    "imagenet": PixelStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": PixelStatistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+
 @dataclass(frozen=True)
 class TrainingRun:
     """What a run leaves.
@@ -56,7 +60,7 @@ class TrainingRun:
         backbone: the trained weights, on the CPU.
         untrained: the weights before the first step.
         feature_dim: what the backbone gives.
-        statistics: of the training pixels; the encoder normalises with them.
+        statistics: of the pixels; the encoder normalises with them.
         history: a row an epoch, from epoch 0, the untrained network.
         device: that the run was on.
         precision: of the forward pass.
@@ -74,111 +78,149 @@ class TrainingRun:
 
 
 def train(images: Images, labels: NDArray[np.int64], params: Pretrain) -> TrainingRun:
-    """Trains a backbone on images; the labels are only asked how well it does (the monitored kNN).
+    """Trains a backbone on images; the labels are only asked how well it does.
 
     Args:
         images: uint8 [N, H, W, 3], of which a batch is read at a time.
-        labels: [N], classes, or -1 where there is none; without any label there is no kNN.
+        labels: [N], classes, or -1 where there is none; without any label there is neither kNN nor probe.
         params: the run; equal params, images and kind of machine give equal bytes.
 
     Raises:
-        UserError: fewer images than a batch needs, or the loss is no longer finite.
+        UserError: fewer images than a batch needs, a backbone that cannot be built, a collapse where that
+            stops the run, or a loss that is no longer finite.
         MachineError: there is no such device.
     """
     device = choose_device(params.device)
     precision = choose_precision(params.precision, device)
     make_deterministic(params.seed)
 
-    train_rows, holdout_rows = hold_out(labels, params.monitor, params.seed)
-    bank_rows = train_rows[labels[train_rows] != UNLABELLED][: params.monitor.bank_size]
-    steps_per_epoch = len(train_rows) // params.batch_size
+    image_size = images[np.zeros(1, dtype=np.int64)].shape[1]
+    backbone = _build(params, image_size)
+    statistics = choose_statistics(params.normalization, backbone, images, params.seed)
+    mean, std = (
+        torch.tensor(values, device=device).view(3, 1, 1) for values in (statistics.mean, statistics.std)
+    )
+    untrained = _on_cpu(backbone.module)
+    section = getattr(params, params.method)
+    # channels_last: 1.3 times the views/s of NCHW on two cores
+    objective = METHODS[params.method](backbone.module, backbone.feature_dim, **section.model_dump())
+    objective = objective.to(device).to(memory_format=torch.channels_last)
+
+    watch = Watch(images, labels, backbone.feature_dim, params.monitor, params.seed, device)
+    batches_per_epoch = len(watch.train_rows) // params.batch_size
+    steps_per_epoch = batches_per_epoch // params.optimizer.accumulate
     if steps_per_epoch == 0:
         raise UserError(
-            f"params.yaml: pretrain.batch_size: {params.batch_size} is more than the {len(train_rows)} "
-            "images there are to train on (the rest is held out): choose a smaller batch"
+            f"params.yaml: pretrain.batch_size: {params.batch_size} times {params.optimizer.accumulate} a "
+            f"step is more than the {len(watch.train_rows)} images there are to train on (the rest is held out): "
+            "choose a smaller batch"
         )
-    statistics = pixel_statistics(images, params.seed)
-    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in _channels(statistics))
-
-    backbone, feature_dim = build_backbone(params.backbone.name, params.backbone.width)
-    untrained = _on_cpu(backbone)
-    method_options = getattr(params, params.method).model_dump()
-    objective = METHODS[params.method](backbone, feature_dim, **params.head.model_dump(), **method_options)
-    # channels_last: 1.3 times the views/s of NCHW on two cores
-    objective = objective.to(device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(objective, params.optimizer)
+    peak = peak_learning_rate(params.optimizer, params.batch_size * params.optimizer.accumulate)
+    num_steps = params.epochs * steps_per_epoch
+    warmup_steps = round(params.optimizer.warmup_epochs * steps_per_epoch)
+    optimizer = build_optimizer(objective, objective.constant_lr_parameters(), params.optimizer)
     shuffle = np.random.default_rng(params.seed)
     generator = torch.Generator(device).manual_seed(params.seed)
 
-    def loss_of(rows: NDArray[np.int64], objective: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
+    def step_on(rows: NDArray[np.int64], objective: nn.Module) -> Step:
         batch = torch.from_numpy(images[rows]).to(device)
-        view0, view1 = two_views(batch, params.views, generator)
+        views = make_views(batch, params.views, generator, params.num_views)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            return objective((view0 - mean) / std, (view1 - mean) / std)  # type: ignore[no-any-return]
-
-    def watch() -> dict[str, float]:
-        if len(bank_rows) == 0 or len(holdout_rows) == 0:
-            return {}
-        bank, queries = (
-            normalize(extract_features(backbone, images, rows, statistics, device))
-            for rows in (bank_rows, holdout_rows)
-        )
-        k = min(params.monitor.k, len(bank))
-        similarities, neighbors = nearest(queries, bank, k)
-        scores = knn_scores(
-            similarities, labels[bank_rows][neighbors], int(labels.max()) + 1, _KNN_TEMPERATURE
-        )
-        return {"knn_top1": topk_accuracy(scores, labels[holdout_rows], 1)}
+            batch_labels = torch.from_numpy(labels[rows]).to(device)
+            return objective([(view - mean) / std for view in views], batch_labels)  # type: ignore[no-any-return]
 
     # Epoch 0: the untrained network on one batch, through a copy, since batch norm counts what it sees.
     with torch.no_grad():
-        loss, metrics = loss_of(train_rows[: params.batch_size], copy.deepcopy(objective))
-    history = [_row(0, lr=0.0, losses=[loss], metrics=[metrics]) | watch()]
+        first = step_on(watch.train_rows[: params.batch_size], copy.deepcopy(objective))
+    history = [
+        _row(0, 0.0, [_without_tensors_of_the_batch(first)]) | watch.measure(backbone.module, mean, std)
+    ]
 
-    seconds = 0.0
-    bar = tqdm(total=params.epochs * steps_per_epoch, desc="pretrain", unit=" steps", disable=None)
+    seconds, step = 0.0, 0
+    best_loss, best_epoch, best_weights = math.inf, 0, untrained
+    bar = tqdm(total=num_steps, desc="pretrain", unit=" steps", disable=None)
     bar.write(_line(history[-1], params.epochs))
     for epoch in range(1, params.epochs + 1):
         started = shown = time.perf_counter()
-        losses, recorded = [], []
-        for step, rows in enumerate(_batches(shuffle.permutation(train_rows), params.batch_size)):
-            lr = learning_rate(params, (epoch - 1) * steps_per_epoch + step, steps_per_epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            loss, metrics = loss_of(rows, objective)
+        taken: list[Step] = []
+        batches = _batches(shuffle.permutation(watch.train_rows), params.batch_size)
+        for _ in range(steps_per_epoch):
+            lr = learning_rate(params.optimizer, peak, step, num_steps, warmup_steps)
+            set_learning_rate(optimizer, lr, peak)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            for _ in range(params.optimizer.accumulate):
+                rows = next(batches)
+                outcome = step_on(rows, objective)
+                (outcome.loss / params.optimizer.accumulate).backward()  # type: ignore[no-untyped-call]
+                if watch.probe is not None:
+                    watch.probe.learn(outcome.features, torch.from_numpy(labels[rows]).to(device))
+                taken.append(_without_tensors_of_the_batch(outcome))
+            clip_gradient(objective, params.optimizer.clip_norm)
             optimizer.step()
-            losses.append(loss.detach())
-            recorded.append(metrics)
+            step += 1
             bar.update()
             if time.perf_counter() - shown > _SECONDS_BETWEEN_LOSSES:
                 shown = time.perf_counter()
-                views_per_s = 2 * params.batch_size * (step + 1) / (shown - started)
+                num_views = params.num_views * params.batch_size * len(taken)
                 # reading the loss waits for the device, so it is read only when it is shown
-                bar.set_postfix_str(f"loss {loss.item():.3f}, lr {lr:.3f}, {views_per_s:.0f} views/s")
-        row = _row(epoch, lr, losses, recorded)
+                loss, rate = taken[-1].loss.item(), num_views / (shown - started)
+                bar.set_postfix_str(f"loss {loss:.3f}, lr {lr:.3g}, {rate:.0f} views/s")
+        row = _row(epoch, lr, taken)
         seconds += time.perf_counter() - started
         if not math.isfinite(row["loss"]):
             raise UserError(
                 f"the loss is no longer finite in epoch {epoch} (learning rate {lr:.3g}): "
                 "lower pretrain.optimizer.lr in params.yaml"
             )
-        history.append(row | watch())
+        history.append(row | watch.measure(backbone.module, mean, std))
         bar.write(_line(history[-1], params.epochs))
+        _check_collapse(history[-1], section.output_dim, params)
+        if params.early_stopping.patience is not None:
+            if row["loss"] < best_loss:
+                best_loss, best_epoch, best_weights = row["loss"], epoch, _on_cpu(backbone.module)
+            elif epoch - best_epoch >= params.early_stopping.patience:
+                bar.write(f"no lower loss for {epoch - best_epoch} epochs: the weights of epoch {best_epoch}")
+                break
     bar.close()
 
-    num_views = 2 * params.batch_size * steps_per_epoch * params.epochs
+    stops_early = params.early_stopping.patience is not None
+    num_epochs = len(history) - 1
+    num_views = (
+        params.num_views * params.batch_size * params.optimizer.accumulate * steps_per_epoch * num_epochs
+    )
     return TrainingRun(
-        backbone=_on_cpu(backbone),
+        backbone=best_weights if stops_early else _on_cpu(backbone.module),
         untrained=untrained,
-        feature_dim=feature_dim,
+        feature_dim=backbone.feature_dim,
         statistics=statistics,
         history=history,
         device=device.type,
         precision=precision,
         views_per_s=num_views / seconds if seconds else 0.0,
     )
+
+
+def _build(params: Pretrain, image_size: int) -> Backbone:
+    chosen = params.backbone
+    try:
+        return build_backbone(
+            chosen.name,
+            width=chosen.width,
+            image_size=image_size,
+            stem=chosen.stem,
+            pretrained=chosen.pretrained,
+        )
+    except ValueError as error:
+        raise UserError(f"params.yaml: pretrain.backbone: {error}") from None
+
+
+def choose_statistics(name: str, backbone: Backbone, images: Images, seed: int) -> PixelStatistics:
+    """What pixels are normalised with: `auto` is what pretrained weights were, else the collection's own."""
+    if name in _FIXED_STATISTICS:
+        return _FIXED_STATISTICS[name]
+    if name == "auto" and backbone.mean is not None and backbone.std is not None:
+        return PixelStatistics(backbone.mean, backbone.std)
+    return pixel_statistics(images, seed)
 
 
 def choose_device(name: Device) -> torch.device:
@@ -217,24 +259,6 @@ def make_deterministic(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def hold_out(
-    labels: NDArray[np.int64], params: Monitor, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows to train on and labelled rows held out for the monitored kNN, both in a seeded random order.
-
-    Args:
-        labels: [N], or -1 where there is none.
-        params: of them the share of the labelled that is held out, at least one where there are any.
-        seed: of the order.
-    """
-    order = np.random.default_rng(seed).permutation(len(labels))
-    is_labelled = labels[order] != UNLABELLED
-    num_labelled = int(is_labelled.sum())
-    num_held_out = min(num_labelled, max(1, round(num_labelled * params.holdout_fraction)))
-    held_out = is_labelled & (np.cumsum(is_labelled) <= num_held_out)
-    return order[~held_out], order[held_out]
-
-
 def pixel_statistics(images: Images, seed: int) -> PixelStatistics:
     """Mean and deviation of each channel over (at most 10,000 of) the images, uint8 [N, H, W, 3]."""
     rows = np.arange(len(images))
@@ -253,62 +277,6 @@ def pixel_statistics(images: Images, seed: int) -> PixelStatistics:
     return PixelStatistics(mean=(red[0], green[0], blue[0]), std=(red[1], green[1], blue[1]))
 
 
-def build_optimizer(objective: nn.Module, params: Optimizer) -> torch.optim.Optimizer:
-    """SGD with momentum; biases and norms, which have one dimension, do not decay."""
-    decayed = [weight for weight in objective.parameters() if weight.ndim > 1]
-    others = [weight for weight in objective.parameters() if weight.ndim <= 1]
-    return torch.optim.SGD(
-        [
-            {"params": decayed, "weight_decay": params.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=params.lr,
-        momentum=params.momentum,
-    )
-
-
-def learning_rate(params: Pretrain, step: int, steps_per_epoch: int) -> float:
-    """Linear warm-up to the peak, then a cosine that reaches zero after the last step.
-
-    Args:
-        params: of them `epochs` and `optimizer`.
-        step: from 0.
-        steps_per_epoch: of the run.
-
-    Source: Loshchilov and Hutter 2016, arXiv:1608.03983, without restarts; warm-up as in SimCLR.
-    """
-    warmup_steps = round(params.optimizer.warmup_epochs * steps_per_epoch)
-    if step < warmup_steps:
-        return params.optimizer.lr * (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / (params.epochs * steps_per_epoch - warmup_steps)
-    return params.optimizer.lr * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-@torch.no_grad()
-def extract_features(
-    backbone: nn.Module,
-    images: Images,
-    rows: NDArray[np.int64],
-    statistics: PixelStatistics,
-    device: torch.device,
-    batch_size: int = 256,
-) -> NDArray[np.float32]:
-    """Features of whole images, in eval mode and float32: [len(rows), D]. The mode is put back."""
-    mean, std = (torch.tensor(values, device=device) for values in _channels(statistics))
-    was_training = backbone.training
-    backbone.eval()
-    features = []
-    for batch in np.array_split(rows, math.ceil(len(rows) / batch_size)):
-        pixels = (torch.from_numpy(images[batch]).to(device) / 255 - mean) / std
-        features.append(backbone(pixels.permute(0, 3, 1, 2)).float().cpu().numpy())
-    backbone.train(was_training)
-    return np.concatenate(features)
-
-
-def _channels(statistics: PixelStatistics) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return statistics.mean, statistics.std
-
-
 def _batches(rows: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
     """Whole batches; what is left over is left out, and differs from epoch to epoch."""
     for start in range(0, len(rows) - batch_size + 1, batch_size):
@@ -322,9 +290,41 @@ def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _row(epoch: int, lr: float, losses: list[Tensor], metrics: list[dict[str, Tensor]]) -> dict[str, float]:
-    means = {name: torch.stack([step[name] for step in metrics]).mean().item() for name in metrics[0]}
-    return {"epoch": epoch, "loss": torch.stack(losses).mean().item(), "lr": lr} | means
+def _without_tensors_of_the_batch(step: Step) -> Step:
+    """What is kept of a step until its epoch ends: scalars, and the spread of the backbone's own features.
+
+    A batch norm after the projection hides a collapse of what stands before it down to its epsilon.
+    """
+    metrics = step.metrics | {"feature_std": projection_std(step.features)}
+    return Step(step.loss.detach(), metrics, step.features[:0])
+
+
+def _check_collapse(row: dict[str, float], output_dim: int, params: Pretrain) -> None:
+    """Says, or stops, when the projections of all images are nearly the same."""
+    share = row["projection_std"] * math.sqrt(output_dim)
+    if share >= params.collapse.threshold:
+        return
+    message = (
+        f"epoch {row['epoch']:.0f}: the projections collapse: their standard deviation is "
+        f"{row['projection_std']:.2g}, {share:.0%} of 1/sqrt({output_dim}), below "
+        f"pretrain.collapse.threshold ({params.collapse.threshold:.0%})"
+    )
+    if params.collapse.action == "stop":
+        raise UserError(f"{message}: lower pretrain.optimizer.lr, or check the method's params")
+    tqdm.write(f"warning: {message}", file=sys.stderr)
+
+
+def _row(epoch: int, lr: float, steps: list[Step]) -> dict[str, float]:
+    """An epoch's means. A metric that a batch had nothing to say of (NaN) does not count."""
+    metrics = {
+        name: torch.stack([step.metrics[name] for step in steps]).nanmean().item()
+        for name in steps[0].metrics
+    }
+    return {
+        "epoch": epoch,
+        "loss": torch.stack([step.loss for step in steps]).mean().item(),
+        "lr": lr,
+    } | metrics
 
 
 def _line(row: dict[str, float], epochs: int) -> str:

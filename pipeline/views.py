@@ -30,6 +30,7 @@ class ViewDraw:
     Attributes:
         box: top, left, height and width of the crop in pixels, float [B, 4].
         flip: mirrored left to right, bool [B].
+        vertical_flip: mirrored top to bottom, bool [B].
         degrees: clockwise rotation, float [B]; 0 is none.
         shear: horizontal shear in degrees, float [B]; 0 is none.
         brightness: factor, float [B]; 1 is none.
@@ -43,6 +44,7 @@ class ViewDraw:
 
     box: Tensor
     flip: Tensor
+    vertical_flip: Tensor
     degrees: Tensor
     shear: Tensor
     brightness: Tensor
@@ -54,23 +56,24 @@ class ViewDraw:
     solarize: Tensor
 
 
-def two_views(images: Tensor, params: Views, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two independent views of every image.
+def make_views(images: Tensor, params: Views, generator: torch.Generator, num_views: int = 2) -> list[Tensor]:
+    """Independent views of every image.
 
     Args:
         images: uint8 [B, H, W, 3], on the generator's device.
         params: what may happen to an image, how often and how strongly.
         generator: the only source of randomness.
+        num_views: of each image.
 
     Returns:
-        Two tensors, float32 [B, 3, S, S] in [0, 1], channels_last, S = `params.size`.
+        Tensors float32 [B, 3, S, S] in [0, 1], channels_last, S = `params.size`.
     """
     pixels = images.permute(0, 3, 1, 2).float() / 255  # NHWC memory is channels_last already
     num_images, _, height, width = pixels.shape
-    view0, view1 = (
-        apply_view(pixels, draw_view(params, num_images, height, width, generator), params) for _ in range(2)
-    )
-    return view0, view1
+    return [
+        apply_view(pixels, draw_view(params, num_images, height, width, generator), params)
+        for _ in range(num_views)
+    ]
 
 
 def draw_view(
@@ -110,6 +113,10 @@ def draw_view(
             happens(params.blur.p), uniform(params.blur.sigma.low, params.blur.sigma.high), _NO_BLUR
         ),
         solarize=happens(params.solarize.p),
+        # drawn only where it can happen, so that the other numbers of runs without it stay as they were
+        vertical_flip=happens(params.vertical_flip.p)
+        if params.vertical_flip.p > 0
+        else torch.zeros(num_images, dtype=torch.bool, device=generator.device),
     )
 
 
@@ -142,11 +149,11 @@ def apply_view(images: Tensor, draw: ViewDraw, params: Views) -> Tensor:
 
 
 def resample(images: Tensor, draw: ViewDraw, size: int) -> Tensor:
-    """Crop, resize, rotation with shear, and flip, in that order, as one bilinear resampling.
+    """Crop, resize, rotation with shear, and flips, in that order, as one bilinear resampling.
 
     Args:
         images: float [B, 3, H, W].
-        draw: of it `box`, `degrees`, `shear` and `flip`.
+        draw: of it `box`, `degrees`, `shear` and the flips.
         size: S.
 
     Returns:
@@ -160,10 +167,13 @@ def resample(images: Tensor, draw: ViewDraw, size: int) -> Tensor:
     angle, shear = torch.deg2rad(draw.degrees), torch.tan(torch.deg2rad(draw.shear))
     cos, sin = torch.cos(angle), torch.sin(angle)
     mirror = torch.where(draw.flip, -1.0, 1.0)
+    mirror_y = torch.where(draw.vertical_flip, -1.0, 1.0)
     scale_x, scale_y = box_width / width, box_height / height
     centre_x, centre_y = (2 * left + box_width) / width - 1, (2 * top + box_height) / height - 1
-    row_x = torch.stack([scale_x * (cos - sin * shear) * mirror, scale_x * (cos * shear + sin), centre_x], 1)
-    row_y = torch.stack([scale_y * -sin * mirror, scale_y * cos, centre_y], 1)
+    row_x = torch.stack(
+        [scale_x * (cos - sin * shear) * mirror, scale_x * (cos * shear + sin) * mirror_y, centre_x], 1
+    )
+    row_y = torch.stack([scale_y * -sin * mirror, scale_y * cos * mirror_y, centre_y], 1)
     grid = F.affine_grid(
         torch.stack([row_x, row_y], dim=1), [len(images), 3, size, size], align_corners=False
     )

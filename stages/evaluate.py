@@ -10,8 +10,9 @@ from PIL import Image
 
 from pipeline.artifacts import UNLABELLED, Artifacts, write_json
 from pipeline.errors import plain_errors
-from pipeline.evaluate import Labelled, Scores, evaluate, score_spread
+from pipeline.evaluate import Labelled, Scores, evaluate
 from pipeline.params import load_params
+from pipeline.spread import spread
 
 _SPREAD_SAMPLE = 2000  # images; effective rank and uniformity compare every pair
 _PIXEL_SIDE = 32
@@ -62,7 +63,6 @@ def main() -> None:
     started = time.perf_counter()
     scores: dict[str, dict[str, Scores]] = {}
     for subject, features in subjects.items():
-        spread = score_spread(features("train", np.sort(sample)))
         scores[subject] = {}
         if can_score:
             train, test = (
@@ -72,7 +72,7 @@ def main() -> None:
             scores[subject] = evaluate(train, test, params)
             knn, linear = scores[subject]["knn"]["top1"], scores[subject]["linear"]["top1"]
             print(f"{subject}: kNN {knn:.4f}, linear {linear:.4f}", flush=True)
-        scores[subject]["spread"] = spread
+        scores[subject]["spread"] = spread(features("train", np.sort(sample)))
     write_json(data.metrics("evaluate"), scores)
     write_json(
         data.speed("evaluate"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import time
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import save
 
 from pipeline.artifacts import Artifacts, Stacked, atomic_folder, write_json, write_tsv
-from pipeline.errors import plain_errors
+from pipeline.errors import UserError, plain_errors
 from pipeline.params import load_params
 from pipeline.training import train
 
@@ -17,8 +18,12 @@ from pipeline.training import train
 def main() -> None:
     params = load_params().pretrain
     data = Artifacts()
-    # all that is not for testing, labelled or not: the labels only watch
-    splits = [split for split in data.splits() if split != "test"]
+    splits = [split for split in data.splits() if split in params.splits]
+    if not splits:
+        raise UserError(
+            f"params.yaml: pretrain.splits: the collection has {', '.join(data.splits())}, none of "
+            f"{', '.join(params.splits)}: name one that it has"
+        )
     images = Stacked([data.read_images(split) for split in splits])
     labels = data.read_manifest().query("split in @splits")["label"].to_numpy(dtype=np.int64)
     collection = data.read_collection()
@@ -41,7 +46,8 @@ def main() -> None:
         (folder / data.backbone.name).write_bytes(save(run.backbone, metadata))
         (folder / data.untrained_backbone.name).write_bytes(save(run.untrained, metadata))
         write_tsv(folder / "history.tsv", run.history)
-    write_json(data.metrics("pretrain"), run.history[-1])
+    last = {name: value for name, value in run.history[-1].items() if math.isfinite(value)}
+    write_json(data.metrics("pretrain"), last)
     write_json(
         data.speed("pretrain"),
         {

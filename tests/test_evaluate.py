@@ -15,7 +15,6 @@ from pipeline.evaluate import (
     score_knn,
     score_linear,
     score_retrieval,
-    score_spread,
     split_stratified,
 )
 from pipeline.params import Knn, LinearProbe, Params, Retrieval
@@ -148,30 +147,6 @@ def test_average_precision_is_scikit_learns() -> None:
     ranks = -np.arange(40)
     expected = [average_precision_score(row, ranks) for row in relevant]
     np.testing.assert_allclose(average_precision(relevant), expected)
-
-
-def test_the_spread_is_that_of_slow_loops() -> None:
-    features = np.random.default_rng(0).standard_normal((30, 5)).astype(np.float32)
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    total, pairs = 0.0, 0
-    for first in range(30):
-        for second in range(first):
-            total += np.exp(-2 * sum((unit[first, d] - unit[second, d]) ** 2 for d in range(5)))
-            pairs += 1
-    eigenvalues = np.linalg.eigvalsh(unit.T @ unit)
-    shares = np.sqrt(eigenvalues) / np.sqrt(eigenvalues).sum()
-    scores = score_spread(features)
-    assert scores["uniformity"] == pytest.approx(np.log(total / pairs), rel=1e-4)
-    assert scores["effective_rank"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-4)
-
-
-def test_the_spread_of_one_point_and_of_the_axes_is_the_closed_form() -> None:
-    collapsed = score_spread(np.ones((10, 8), dtype=np.float32))
-    assert collapsed["effective_rank"] == pytest.approx(1, abs=1e-5)
-    assert collapsed["uniformity"] == pytest.approx(0, abs=1e-6)
-    axes = score_spread(np.eye(8, dtype=np.float32))
-    assert axes["effective_rank"] == pytest.approx(8)
-    assert axes["uniformity"] == pytest.approx(-4)  # every squared distance is 2
 
 
 def test_a_split_is_stratified_and_a_single_image_stays_in_the_first() -> None:

@@ -22,7 +22,7 @@ METADATA: dict[str, Any] = {"name": "test", "image_size": 20, "feature_dim": 16,
 @pytest.fixture(scope="module")
 def module() -> PixelEncoder:
     torch.manual_seed(0)
-    backbone, _ = build_backbone("resnet20", 4)
+    backbone = build_backbone("resnet20", width=4, image_size=20).module
     backbone(torch.rand(8, 3, 20, 20))  # moves the running statistics of the batch norms
     return PixelEncoder(backbone, [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]).eval()
 

@@ -9,23 +9,23 @@ import torch
 from numpy.typing import NDArray
 
 from models.backbones import build_backbone
+from models.methods import METHODS
 from pipeline.errors import MachineError, UserError
 from pipeline.params import Params, Pretrain
 from pipeline.training import (
-    PixelStatistics,
-    build_optimizer,
     choose_device,
     choose_precision,
-    extract_features,
-    hold_out,
-    learning_rate,
     pixel_statistics,
     train,
 )
 
 
 def changed(params: Params, **changes: Any) -> Pretrain:
-    values = params.pretrain.model_dump()
+    return changed_run(params.pretrain, **changes)
+
+
+def changed_run(params: Pretrain, **changes: Any) -> Pretrain:
+    values = params.model_dump()
     for key, value in changes.items():
         *sections, last = key.split(".")
         section = values
@@ -67,29 +67,6 @@ def images() -> NDArray[np.uint8]:
 LABELS = np.repeat(np.arange(3), 20)
 
 
-def test_the_learning_rate_is_warm_up_then_cosine(params: Params) -> None:
-    chosen = changed(params, **{"epochs": 5, "optimizer.lr": 0.8, "optimizer.warmup_epochs": 2.0})
-    rates = [learning_rate(chosen, step, steps_per_epoch=10) for step in range(50)]
-    np.testing.assert_allclose(rates[:20], 0.8 * np.arange(1, 21) / 20)
-    np.testing.assert_allclose(rates[20:], 0.4 * (1 + np.cos(np.pi * np.arange(30) / 30)))
-    assert max(rates) == 0.8
-
-
-def test_a_run_without_warm_up_starts_at_the_peak(params: Params) -> None:
-    chosen = changed(params, **{"optimizer.lr": 0.8, "optimizer.warmup_epochs": 0.0})
-    assert learning_rate(chosen, 0, steps_per_epoch=10) == 0.8
-
-
-def test_biases_and_norms_do_not_decay(params: Params) -> None:
-    backbone, _ = build_backbone("resnet20", 4)
-    decayed, others = build_optimizer(backbone, params.pretrain.optimizer).param_groups
-    assert decayed["weight_decay"] == params.pretrain.optimizer.weight_decay > 0
-    assert others["weight_decay"] == 0
-    norms = [m for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert {id(w) for w in others["params"]} == {id(w) for norm in norms for w in (norm.weight, norm.bias)}
-    assert len(decayed["params"]) + len(others["params"]) == len(list(backbone.parameters()))
-
-
 def test_pixel_statistics_are_numpys(images: NDArray[np.uint8]) -> None:
     statistics = pixel_statistics(images, seed=0)
     scaled = images.astype(np.float64) / 255
@@ -102,45 +79,11 @@ def test_a_collection_of_one_colour_is_not_divided_by_zero() -> None:
     assert min(statistics.std) == pytest.approx(1 / 255)
 
 
-def test_the_held_out_part_is_not_trained_on(params: Params) -> None:
-    train_rows, holdout_rows = hold_out(np.zeros(1000, dtype=np.int64), params.pretrain.monitor, seed=0)
-    assert len(holdout_rows) == round(1000 * params.pretrain.monitor.holdout_fraction)
-    assert sorted([*train_rows, *holdout_rows]) == list(range(1000))
-
-
-def test_of_images_without_labels_none_is_held_out(params: Params) -> None:
-    labels = np.array([0, -1, 1, -1] * 50)
-    train_rows, holdout_rows = hold_out(labels, params.pretrain.monitor, seed=0)
-    assert len(holdout_rows) == round(100 * params.pretrain.monitor.holdout_fraction)
-    assert (labels[holdout_rows] >= 0).all()
-    assert sorted([*train_rows, *holdout_rows]) == list(range(200))
-    train_rows, holdout_rows = hold_out(np.full(10, -1), params.pretrain.monitor, seed=0)
-    assert (len(train_rows), len(holdout_rows)) == (10, 0)
-
-
 def test_without_labels_the_history_has_no_knn(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
     run = train(images, np.full(len(images), -1), tiny)
     assert len(run.history) == tiny.epochs + 1
-    assert all("knn_top1" not in row for row in run.history)
-
-
-def test_other_labels_change_no_weight(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
-    run, other = train(images, LABELS, tiny), train(images, (LABELS + 1) % 3, tiny)
-    for name, weight in run.backbone.items():
-        assert torch.equal(weight, other.backbone[name]), name
-
-
-def test_features_are_those_of_eval_mode_and_the_mode_is_put_back(images: NDArray[np.uint8]) -> None:
-    torch.manual_seed(0)
-    backbone, _ = build_backbone("resnet20", 4)
-    statistics = PixelStatistics(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
-    rows = np.array([5, 3, 59, 0, 1])
-    features = extract_features(backbone, images, rows, statistics, torch.device("cpu"), batch_size=2)
-    assert backbone.training
-    pixels = (images[rows] / 255 - np.array(statistics.mean)) / np.array(statistics.std)
-    with torch.no_grad():
-        expected = backbone.eval()(torch.tensor(pixels, dtype=torch.float32).permute(0, 3, 1, 2))
-    np.testing.assert_allclose(features, expected.numpy(), atol=1e-5)
+    assert all(not {"knn_top1", "probe_top1"} & set(row) for row in run.history)
+    assert all(row["effective_rank"] >= 1 for row in run.history)
 
 
 def test_a_run_records_every_epoch_from_the_untrained_network_on(
@@ -148,7 +91,11 @@ def test_a_run_records_every_epoch_from_the_untrained_network_on(
 ) -> None:
     run = train(images, LABELS, tiny)
     assert [row["epoch"] for row in run.history] == [0, 1, 2]
-    assert list(run.history[0]) == ["epoch", "loss", "lr", "top1", "top5", "projection_std", "knn_top1"]
+    assert list(run.history[0]) == [
+        *("epoch", "loss", "lr", "top1", "top5", "correlation_accuracy", "alignment", "projection_std"),
+        "feature_std",
+        *("knn_top1", "probe_top1", "effective_rank", "uniformity"),
+    ]
     assert run.history[0]["lr"] == 0
     assert run.history[-1]["loss"] < run.history[0]["loss"]
     assert all(math.isfinite(value) for row in run.history for value in row.values())
@@ -177,7 +124,7 @@ def test_training_changes_the_weights_and_keeps_the_untrained_ones(
 ) -> None:
     run = train(images, LABELS, tiny)
     torch.manual_seed(tiny.seed)
-    fresh = build_backbone("resnet20", 4)[0].state_dict()
+    fresh = build_backbone("resnet20", width=4, image_size=16).module.state_dict()
     for name, weight in run.untrained.items():
         assert torch.equal(weight, fresh[name]), name
     assert not torch.equal(run.backbone["stem.0.weight"], run.untrained["stem.0.weight"])
@@ -202,7 +149,7 @@ def test_a_memory_map_trains_as_an_array_does(
 
 
 def test_a_collection_smaller_than_a_batch_is_refused(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
-    with pytest.raises(UserError, match=r"pretrain\.batch_size: 16 is more than the 9 images"):
+    with pytest.raises(UserError, match=r"pretrain\.batch_size: 16 times 1 a step is more than the 9 images"):
         train(images[:10], LABELS[:10], tiny)
 
 
@@ -235,3 +182,83 @@ def test_bfloat16_trains_too(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
     assert half.history != full.history
     assert half.history[-1]["loss"] == pytest.approx(full.history[-1]["loss"], rel=0.05)
     assert all(weight.dtype != torch.bfloat16 for weight in half.backbone.values())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_to_the_same_bytes_twice(
+    tiny: Pretrain, images: NDArray[np.uint8], method: str
+) -> None:
+    chosen = changed_run(tiny, **{"method": method, "nnclr.queue_size": 20})
+    first, again = train(images, LABELS, chosen), train(images, LABELS, chosen)
+    assert first.history[-1]["loss"] < first.history[0]["loss"]
+    for name, weight in first.backbone.items():
+        assert torch.equal(weight, again.backbone[name]), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_labels_teach_no_method(tiny: Pretrain, images: NDArray[np.uint8], method: str) -> None:
+    chosen = changed_run(tiny, **{"method": method, "nnclr.queue_size": 20})
+    first = train(images, LABELS, chosen)
+    shuffled = train(images, np.random.default_rng(0).permutation(LABELS), chosen)
+    for name, weight in first.backbone.items():
+        assert torch.equal(weight, shuffled.backbone[name]), name
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "adam", "adamw"])
+def test_every_optimiser_lowers_the_loss(tiny: Pretrain, images: NDArray[np.uint8], name: str) -> None:
+    lr = {"sgd": 0.05, "lars": 0.5}.get(name, 0.005)
+    run = train(
+        images, LABELS, changed_run(tiny, **{"optimizer.name": name, "optimizer.lr": lr, "epochs": 4})
+    )
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
+
+
+def test_more_than_two_views_train_simclr(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
+    run = train(images, LABELS, changed_run(tiny, num_views=3))
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
+
+
+def test_an_accumulated_step_is_the_mean_of_its_batches(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
+    run = train(images, LABELS, changed_run(tiny, **{"optimizer.accumulate": 3, "epochs": 1}))
+    # 54 images to train on are three batches of 16, so one step
+    assert len(run.history) == 2
+    assert not torch.equal(run.backbone["stem.0.weight"], run.untrained["stem.0.weight"])
+    with pytest.raises(UserError, match="16 times 4 a step is more than the 54 images"):
+        train(images, LABELS, changed_run(tiny, **{"optimizer.accumulate": 4}))
+
+
+def test_early_stopping_takes_the_weights_of_the_lowest_loss(
+    tiny: Pretrain, images: NDArray[np.uint8]
+) -> None:
+    rising = {"optimizer.lr": 3.0, "optimizer.schedule": "constant", "optimizer.warmup_epochs": 0.0}
+    chosen = changed_run(tiny, **rising, **{"epochs": 30, "early_stopping.patience": 2, "seed": 3})
+    run = train(images, LABELS, chosen)
+    losses = [row["loss"] for row in run.history[1:]]
+    best = int(np.argmin(losses)) + 1
+    assert len(losses) == best + 2 < 30
+    stopped_there = train(images, LABELS, changed_run(tiny, **rising, epochs=best, seed=3))
+    for name, weight in run.backbone.items():
+        assert torch.equal(weight, stopped_there.backbone[name]), name
+
+
+def test_a_collapse_warns_or_stops_as_params_say(
+    tiny: Pretrain, images: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    everything = changed_run(tiny, **{"collapse.threshold": 1.0, "epochs": 1})
+    train(images, LABELS, everything)
+    assert "warning: epoch 1: the projections collapse" in capsys.readouterr().err
+    with pytest.raises(UserError, match="the projections collapse: their standard deviation is"):
+        train(images, LABELS, changed_run(everything, **{"collapse.action": "stop"}))
+
+
+def test_a_backbone_that_cannot_be_built_is_one_line(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
+    with pytest.raises(UserError, match=r"params\.yaml: pretrain\.backbone: .*resnet21.*resnet20"):
+        train(images, LABELS, changed_run(tiny, **{"backbone.name": "resnet21"}))
+
+
+def test_pixels_are_normalised_as_params_say(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
+    none = {"epochs": 0, "optimizer.warmup_epochs": 0.0}
+    half = train(images, LABELS, changed_run(tiny, **none, normalization="half"))
+    assert half.statistics.mean == half.statistics.std == (0.5, 0.5, 0.5)
+    own = train(images, LABELS, changed_run(tiny, **none, normalization="auto"))
+    assert own.statistics == pixel_statistics(images, seed=0)

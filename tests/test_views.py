@@ -11,7 +11,7 @@ from torchvision.transforms import InterpolationMode
 
 from pipeline import views
 from pipeline.params import Params, Views
-from pipeline.views import ViewDraw, apply_view, draw_view, resample, two_views
+from pipeline.views import ViewDraw, apply_view, draw_view, make_views, resample
 
 SIDE = 32
 
@@ -31,6 +31,7 @@ def everything(params: Params) -> Views:
     values = params.pretrain.views.model_dump() | {
         "size": SIDE,
         "horizontal_flip": half,
+        "vertical_flip": half,
         "affine": {"p": 0.5, "degrees": 20.0, "shear": 10.0},
         "color_jitter": jitter,
         "grayscale": half,
@@ -46,6 +47,7 @@ def whole_image(num_images: int = 8) -> ViewDraw:
     return ViewDraw(
         box=torch.tensor([[0.0, 0.0, SIDE, SIDE]]).repeat(num_images, 1),
         flip=zeros.bool(),
+        vertical_flip=zeros.bool(),
         degrees=zeros,
         shear=zeros,
         brightness=ones,
@@ -123,10 +125,11 @@ def test_crop_then_rotation_then_flip_is_torchvisions_order(images: Tensor) -> N
 
 
 def test_flips_are_torchvisions_and_only_of_the_chosen(images: Tensor) -> None:
-    flip = torch.arange(8) % 2 == 0
-    flipped = resample(images, dataclasses.replace(whole_image(), flip=flip), SIDE)
-    for image, chosen, actual in zip(images, flip, flipped, strict=True):
-        expected = tv.horizontal_flip(image) if chosen else image
+    flip, vertical = torch.arange(8) % 2 == 0, torch.arange(8) % 3 == 0
+    draw = dataclasses.replace(whole_image(), flip=flip, vertical_flip=vertical)
+    for row, (image, actual) in enumerate(zip(images, resample(images, draw, SIDE), strict=True)):
+        expected = tv.horizontal_flip(image) if flip[row] else image
+        expected = tv.vertical_flip(expected) if vertical[row] else expected
         torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
@@ -191,10 +194,10 @@ def test_colour_comes_in_the_documented_order(images: Tensor, everything: Views)
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
 
 
-def test_every_image_has_its_own_draw_and_its_own_two_views(everything: Views) -> None:
+def test_every_image_has_its_own_draw_and_its_own_make_views(everything: Views) -> None:
     one_image = torch.randint(0, 256, (1, SIDE, SIDE, 3), generator=torch.Generator().manual_seed(0))
     batch = one_image.to(torch.uint8).repeat(16, 1, 1, 1)
-    view0, view1 = two_views(batch, everything, torch.Generator().manual_seed(1))
+    view0, view1 = make_views(batch, everything, torch.Generator().manual_seed(1))
     all_views = torch.cat([view0, view1]).flatten(1)
     assert len(all_views.unique(dim=0)) == 32
 
@@ -202,7 +205,7 @@ def test_every_image_has_its_own_draw_and_its_own_two_views(everything: Views) -
 def test_the_same_seed_gives_the_same_views_and_another_gives_others(everything: Views) -> None:
     batch = torch.randint(0, 256, (4, SIDE, SIDE, 3), generator=torch.Generator().manual_seed(0)).byte()
     first, again, other = (
-        two_views(batch, everything, torch.Generator().manual_seed(seed))[0] for seed in (5, 5, 6)
+        make_views(batch, everything, torch.Generator().manual_seed(seed))[0] for seed in (5, 5, 6)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -211,7 +214,7 @@ def test_the_same_seed_gives_the_same_views_and_another_gives_others(everything:
 def test_views_have_the_promised_shape_range_and_memory(everything: Views) -> None:
     batch = torch.randint(0, 256, (4, SIDE, SIDE, 3), generator=torch.Generator().manual_seed(0)).byte()
     smaller = everything.model_copy(update={"size": 24})
-    for view in two_views(batch, smaller, torch.Generator().manual_seed(0)):
+    for view in make_views(batch, smaller, torch.Generator().manual_seed(0)):
         assert view.shape == (4, 3, 24, 24)
         assert view.dtype == torch.float32
         assert view.is_contiguous(memory_format=torch.channels_last)
@@ -225,6 +228,7 @@ def test_draws_are_distributed_as_the_params_say(everything: Views) -> None:
     # a share of 0.5 in 40,000 draws has a standard error of 0.0025
     for happened in (
         draw.flip,
+        draw.vertical_flip,
         draw.grayscale,
         draw.solarize,
         draw.sigma > views._NO_BLUR,

@@ -1,0 +1,56 @@
+"""ResNet-18, -34 and -50, with the published stem or one for small images."""
+
+from torch import Tensor, nn
+
+from models.resnet_blocks import BasicBlock, Bottleneck, init_convolutions
+
+# B batch, C channels, H height, W width, D feature
+
+
+class ResNet(nn.Module):
+    """Four stages of width W, 2W, 4W, 8W (He et al. 2015, arXiv:1512.03385, table 1).
+
+    Args:
+        block: `BasicBlock` or `Bottleneck`; a bottleneck's output is four times as wide as its stage.
+        blocks_per_stage: how many blocks each of the four stages has.
+        width: channels of the first stage; 64 in the paper.
+        small_stem: one 3x3 convolution with stride 1 in place of the 7x7 with stride 2 and the max pool,
+            which leave a small image a quarter of its side (Chen et al. 2020, arXiv:2002.05709, B.9).
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        blocks_per_stage: tuple[int, int, int, int],
+        width: int,
+        small_stem: bool,
+    ) -> None:
+        super().__init__()
+        self.feature_dim = 8 * width * block.expansion
+        self.stem = _small_stem(width) if small_stem else _imagenet_stem(width)
+        blocks: list[nn.Module] = []
+        in_channels = width
+        for stage, num_blocks in enumerate(blocks_per_stage):
+            for index in range(num_blocks):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(block(in_channels, width * 2**stage, stride))
+                in_channels = width * 2**stage * block.expansion
+        self.blocks = nn.Sequential(*blocks)
+        init_convolutions(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.blocks(self.stem(images))  # [B, D, H/32, W/32], with the small stem H/8, W/8
+        return features.mean(dim=(2, 3))  # [B, D]
+
+
+def _imagenet_stem(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.MaxPool2d(3, stride=2, padding=1),
+    )
+
+
+def _small_stem(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
