@@ -112,8 +112,8 @@ def train(images: Images, labels: NDArray[np.int64], params: Pretrain) -> Traini
     if steps_per_epoch == 0:
         raise UserError(
             f"params.yaml: pretrain.batch_size: {params.batch_size} times {params.optimizer.accumulate} a "
-            f"step is more than the {len(watch.train_rows)} images there are to train on (the rest is held out): "
-            "choose a smaller batch"
+            f"step is more than the {len(watch.train_rows)} images there are to train on (the rest is held "
+            "out): choose a smaller batch"
         )
     peak = peak_learning_rate(params.optimizer, params.batch_size * params.optimizer.accumulate)
     num_steps = params.epochs * steps_per_epoch
