@@ -130,8 +130,11 @@ def train(images: Images, labels: NDArray[np.int64], params: Pretrain) -> Traini
             return objective([(view - mean) / std for view in views], batch_labels)  # type: ignore[no-any-return]
 
     # Epoch 0: the untrained network on one batch, through a copy, since batch norm counts what it sees.
-    with torch.no_grad():
-        first = step_on(watch.train_rows[: params.batch_size], copy.deepcopy(objective))
+    try:
+        with torch.no_grad():
+            first = step_on(watch.train_rows[: params.batch_size], copy.deepcopy(objective))
+    except ValueError as error:  # a backbone of one image size that the views do not have
+        raise UserError(f"params.yaml: pretrain: {error}") from None
     history = [
         _row(0, 0.0, [_without_tensors_of_the_batch(first)]) | watch.measure(backbone.module, mean, std)
     ]

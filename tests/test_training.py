@@ -262,3 +262,13 @@ def test_pixels_are_normalised_as_params_say(tiny: Pretrain, images: NDArray[np.
     assert half.statistics.mean == half.statistics.std == (0.5, 0.5, 0.5)
     own = train(images, LABELS, changed_run(tiny, **none, normalization="auto"))
     assert own.statistics == pixel_statistics(images, seed=0)
+
+
+def test_views_of_another_size_than_the_backbone_takes_are_one_line(
+    tiny: Pretrain, images: NDArray[np.uint8]
+) -> None:
+    large = np.repeat(np.repeat(images, 2, axis=1), 2, axis=2)
+    chosen = changed_run(tiny, **{"backbone.name": "conv4", "backbone.width": 8, "views.size": 31})
+    with pytest.raises(UserError, match=r"params\.yaml: pretrain: .*conv4") as error:
+        train(large, LABELS, chosen)
+    assert "\n" not in str(error.value)
