@@ -170,6 +170,38 @@ def test_an_experiment_on_a_folder_without_classes_runs_and_says_what_it_leaves_
     assert sizes[""][1] != ""
 
 
+def test_unlabelled_images_are_learned_from_and_searched_and_never_scored_on(
+    chain: Path, photographs: Path, tmp_path: Path
+) -> None:
+    for name in ("palace", "flower"):
+        for number, picture in enumerate(sorted((photographs / name).iterdir())):
+            place = ("train", "test", "unlabelled", "unlabelled")[number % 4]
+            folder = tmp_path / place / ("" if place == "unlabelled" else name)
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(picture, folder / f"{name}{number}.jpg")
+    done = run(
+        *("dvc", "exp", "run", "-S", f"dataset.path={tmp_path}", "-S", "dataset.image_size=32"),
+        *("-S", "pretrain.views.size=16", "-S", "pretrain.batch_size=32"),
+        cwd=chain,
+    )
+    try:
+        data = Artifacts(chain / "data")
+        assert data.read_collection()["num_images"] == {"train": 20, "test": 20, "unlabelled": 40}
+        # 60 images to learn from, of which 2 labelled ones are held out: a batch of 32 there is, with the
+        # 20 labelled ones alone there would be none
+        assert "epoch 1/1" in done.stdout + done.stderr
+        manifest = data.read_manifest()
+        assert set(manifest.query("split == 'unlabelled'")["label"]) == {-1}
+        assert len(data.read_embeddings("unlabelled")) == 40
+        picture = tmp_path / "unlabelled/flower2.jpg"
+        found = json.loads(run("lookalike", "query", str(picture), "-k", "1", "--json", cwd=chain).stdout)
+        assert found[0]["neighbors"][0]["source"] == "unlabelled/flower2.jpg"
+        assert "knn" in json.loads(data.metrics("evaluate").read_text())["encoder"]
+    finally:
+        run("git", "checkout", "--quiet", ".", cwd=chain)
+        run("dvc", "checkout", "--quiet", cwd=chain)
+
+
 def test_the_experiments_of_the_guide_run(chain: Path, home: Path) -> None:
     commands = [command for command in GUIDE if command.startswith("dvc exp")]
     assert len(commands) == 4
