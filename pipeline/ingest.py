@@ -136,21 +136,27 @@ def ingest(collection: Collection, params: Dataset, folder: Path) -> Ingested:
     )
 
 
-def check_rejected(ingested: Ingested, max_rejected: float, listed_in: Path) -> None:
-    """Stops where more than the allowed share could not be read.
+def check_ingested(ingested: Ingested, total: int, max_rejected: float, listed_in: Path) -> None:
+    """Stops where more than the allowed share could not be read, or nothing is left to learn from.
 
     Args:
         ingested: all of it.
-        max_rejected: share of all images, from 0 to 1.
+        total: images that the source listed.
+        max_rejected: share of them, from 0 to 1.
         listed_in: the file that a person finds the rejected ones in.
 
     Raises:
-        UserError: it is more, or nothing is left; the message counts the reasons.
+        UserError: it is so; the message counts the reasons.
     """
     num_rejected = len(ingested.rejected)
-    total = num_rejected + len(ingested.accepted) + ingested.num_train_test_duplicates
-    if num_rejected <= max_rejected * total and ingested.accepted:
-        return
+    if num_rejected <= max_rejected * total:
+        if any(image.entry.split == "train" for image in ingested.accepted):
+            return
+        raise UserError(
+            f"no training image is left of {total:,} images: {num_rejected:,} cannot be read, "
+            f"{ingested.num_train_test_duplicates:,} stand in the test split too: check dataset.path in "
+            "params.yaml, or set dataset.train_test_duplicates to keep"
+        )
     kinds = Counter(rejected.reason.partition(" (")[0] for rejected in ingested.rejected)
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in kinds.most_common(5))
     more = f" and {len(kinds) - 5} other reasons" if len(kinds) > 5 else ""

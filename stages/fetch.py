@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.artifacts import SPLITS, UNLABELLED, Artifacts, atomic_file, atomic_folder, write_json
 from pipeline.errors import UserError, plain_errors
-from pipeline.ingest import Ingested, Rejected, check_rejected, ingest
+from pipeline.ingest import Ingested, Rejected, check_ingested, ingest
 from pipeline.params import load_params
 from pipeline.sources.table import SOURCES
 
@@ -54,7 +54,7 @@ def main() -> None:
     with atomic_folder(data.images) as folder:
         ingested = ingest(collection, params, folder)
         try:
-            check_rejected(ingested, params.max_rejected, data.rejected)
+            check_ingested(ingested, len(collection.entries), params.max_rejected, data.rejected)
         except UserError:
             with atomic_file(data.rejected) as partial:
                 write_rejected(partial, ingested.rejected)

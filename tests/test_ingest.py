@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.artifacts import Artifacts, compact_array
+from pipeline.errors import UserError
 from pipeline.images import read_image
-from pipeline.ingest import Ingested, ingest
+from pipeline.ingest import Ingested, check_ingested, ingest
 from pipeline.params import Dataset, Params
+from pipeline.sources.collection import Collection
 from pipeline.sources.folder import folder
 from tests.conftest import ROOT, change_params, run
 from tests.test_cli import obey_permissions
@@ -112,6 +114,38 @@ def test_images_that_stand_in_test_too_are_dropped_from_train_and_counted(
         np.testing.assert_array_equal(stored, read_image(tmp_path / "photos" / source, SIZE))
     kept = ingested(own(params, tmp_path / "photos", train_test_duplicates="keep"), tmp_path / "kept")
     assert (len(kept.accepted), kept.num_train_test_duplicates) == (10, 2)
+
+
+def test_duplicates_that_are_kept_do_not_count_twice_in_the_share_that_is_rejected(
+    params: Params, tmp_path: Path
+) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "photos" / split / "a").mkdir(parents=True)
+        for number in range(9):
+            (tmp_path / "photos" / split / "a" / f"{number}.png").write_bytes(encoded(number))
+    for name in ("x", "y"):
+        (tmp_path / "photos/train/a" / f"{name}.png").write_bytes(b"")
+    found = ingested(own(params, tmp_path / "photos", train_test_duplicates="keep"), tmp_path / "out")
+    assert (len(found.accepted), len(found.rejected)) == (18, 2)
+    check_ingested(found, 20, 0.1, tmp_path)
+    with pytest.raises(
+        UserError, match=r"^2 of 20 images cannot be read, 10\.0%, .* allows 9\.0% \(2 empty file\)"
+    ):
+        check_ingested(found, 20, 0.09, tmp_path)
+
+
+def test_where_no_training_image_is_left_that_is_said(params: Params, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "photos" / split / "a").mkdir(parents=True)
+        (tmp_path / "photos" / split / "a" / "0.png").write_bytes(encoded(0))
+    found = ingested(own(params, tmp_path / "photos"), tmp_path / "out")
+    with pytest.raises(
+        UserError, match="no training image is left of 2 images: 0 cannot be read, 1 stand in"
+    ):
+        check_ingested(found, 2, 1.0, tmp_path)
+    nothing = ingest(Collection((), [], lambda: iter(())), own(params, tmp_path), tmp_path)
+    with pytest.raises(UserError, match="no training image is left of 0 images"):
+        check_ingested(nothing, 0, 0.01, tmp_path)
 
 
 @pytest.mark.parametrize("seed", range(5))
