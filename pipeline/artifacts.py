@@ -110,8 +110,8 @@ class Artifacts:
 
     def splits(self) -> list[str]:
         """The splits that the collection has, in the order of their ids."""
-        existing(self.images, made_by="fetch")
-        return [split for split in SPLITS if (self.images / f"{split}.npy").exists()]
+        num_images = self.read_collection()["num_images"]
+        return [split for split in SPLITS if split in num_images]
 
     def read_images(self, split: str) -> NDArray[np.uint8]:
         """Memory-mapped pixels of a split, uint8 [N, H, W, 3]."""

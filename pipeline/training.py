@@ -107,15 +107,16 @@ def train(images: Images, labels: NDArray[np.int64], params: Pretrain) -> Traini
     objective = objective.to(device).to(memory_format=torch.channels_last)
 
     watch = Watch(images, labels, backbone.feature_dim, params.monitor, params.seed, device)
-    batches_per_epoch = len(watch.train_rows) // params.batch_size
-    steps_per_epoch = batches_per_epoch // params.optimizer.accumulate
+    accumulate = params.optimizer.accumulate
+    steps_per_epoch = len(watch.train_rows) // params.batch_size // accumulate
     if steps_per_epoch == 0:
+        times = f" times optimizer.accumulate ({accumulate})" if accumulate > 1 else ""
         raise UserError(
-            f"params.yaml: pretrain.batch_size: {params.batch_size} times {params.optimizer.accumulate} a "
-            f"step is more than the {len(watch.train_rows)} images there are to train on (the rest is held "
-            "out): choose a smaller batch"
+            f"params.yaml: pretrain.batch_size: {params.batch_size}{times} is more than the "
+            f"{len(watch.train_rows)} images there are to train on (the rest is held out): choose a smaller "
+            "batch"
         )
-    peak = peak_learning_rate(params.optimizer, params.batch_size * params.optimizer.accumulate)
+    peak = peak_learning_rate(params.optimizer, params.batch_size * accumulate)
     num_steps = params.epochs * steps_per_epoch
     warmup_steps = round(params.optimizer.warmup_epochs * steps_per_epoch)
     optimizer = build_optimizer(objective, objective.constant_lr_parameters(), params.optimizer)
@@ -151,10 +152,10 @@ def train(images: Images, labels: NDArray[np.int64], params: Pretrain) -> Traini
             lr = learning_rate(params.optimizer, peak, step, num_steps, warmup_steps)
             set_learning_rate(optimizer, lr, peak)
             optimizer.zero_grad()
-            for _ in range(params.optimizer.accumulate):
+            for _ in range(accumulate):
                 rows = next(batches)
                 outcome = step_on(rows, objective)
-                (outcome.loss / params.optimizer.accumulate).backward()  # type: ignore[no-untyped-call]
+                (outcome.loss / accumulate).backward()  # type: ignore[no-untyped-call]
                 if watch.probe is not None:
                     watch.probe.learn(outcome.features, torch.from_numpy(labels[rows]).to(device))
                 taken.append(_without_tensors_of_the_batch(outcome))
@@ -188,9 +189,7 @@ def train(images: Images, labels: NDArray[np.int64], params: Pretrain) -> Traini
 
     stops_early = params.early_stopping.patience is not None
     num_epochs = len(history) - 1
-    num_views = (
-        params.num_views * params.batch_size * params.optimizer.accumulate * steps_per_epoch * num_epochs
-    )
+    num_views = params.num_views * params.batch_size * accumulate * steps_per_epoch * num_epochs
     return TrainingRun(
         backbone=best_weights if stops_early else _on_cpu(backbone.module),
         untrained=untrained,

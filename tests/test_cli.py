@@ -101,8 +101,8 @@ def test_help_shows_an_example() -> None:
     ("content", "rule"),
     [
         (None, "no such file"),
-        (b"", "not an image that Pillow can read"),
-        (b"hello", "not an image that Pillow can read"),
+        (b"", "empty file"),
+        (b"hello", "not an image of a format that is read (JPEG, PNG, WEBP, BMP, GIF, TIFF)"),
         (b"cut", "damaged image"),
     ],
 )
@@ -224,11 +224,11 @@ def test_a_stage_without_its_input_names_the_stage_that_makes_it(
     assert line == f"data/{missing}: missing, stage '{made_by}' makes it: run 'dvc repro {made_by}'"
 
 
-@pytest.mark.parametrize("stage", ["fetch", "pretrain", "export", "embed", "index", "evaluate"])
+@pytest.mark.parametrize("stage", ["scan", "fetch", "pretrain", "export", "embed", "index", "evaluate"])
 def test_a_wrong_param_stops_every_stage_before_any_work(chain_copy: Path, stage: str) -> None:
     before = contents(chain_copy / "data")
     text = (chain_copy / "params.yaml").read_text()
     (chain_copy / "params.yaml").write_text(text.replace("method: simclr", "method: simcrl"))
     line = fails(2, "python", "-m", f"stages.{stage}", cwd=chain_copy)
-    assert line == "params.yaml: pretrain.method: 'simcrl' is none of simclr"
+    assert line == "params.yaml: pretrain.method: 'simcrl' is none of simclr, simsiam, nnclr"
     assert contents(chain_copy / "data") == before
