@@ -209,7 +209,7 @@ def test_the_experiments_of_the_guide_run(chain: Path, home: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(printed[-1])))
     recalls = {row["index.target_recall"] for row in rows if row["State"] == "Success"}
     assert recalls == {"0.9", "0.99"}
-    assert {row["dataset.path"] for row in rows if row["State"] == "Success"} == {"~/photos"}
+    assert {row["dataset.path"] for row in rows if row["State"] == "Success"} == {str(home / "photos")}
 
 
 def test_a_second_clone_pulls_and_queries_without_training(
