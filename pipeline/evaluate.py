@@ -75,13 +75,12 @@ def score_linear(train: Labelled, test: Labelled, params: LinearProbe, seed: int
     """
     num_validation = max(len(np.unique(train.labels)), round(params.validation_fraction * len(train.labels)))
     fit, validation = split_stratified(train.labels, num_validation, seed)
-    Cs = sorted(params.C) if len(validation) else [min(params.C)]
+    Cs = sorted(params.C)
     accuracies = [
         fit_probe(train.features[fit], train.labels[fit], C, params.max_iterations).score(
             train.features[validation], train.labels[validation]
         )
-        for C in Cs
-        if len(Cs) > 1
+        for C in (Cs if len(validation) else [])
     ]
     best_C = Cs[int(np.argmax(accuracies))] if accuracies else Cs[0]
     probe = fit_probe(train.features, train.labels, best_C, params.max_iterations)

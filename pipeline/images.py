@@ -75,8 +75,8 @@ def decode(content: bytes, size: int) -> Decoded:
     laid on white; 16-bit grey is divided by 257; 32-bit and floating-point grey is cut off at 0 and 255;
     palettes, CMYK and every other mode are converted by Pillow. The short side is resized to `size` and the
     centre is cut out; an image that is `size` x `size` already keeps its pixels. A JPEG is decoded at the
-    smallest of 1/1, 1/2, 1/4 and 1/8 of its size that leaves it twice as large as `size` on both sides (five
-    times as fast for photographs of 12 megapixels).
+    smallest of 1/1, 1/2, 1/4 and 1/8 of its size that leaves it twice as large as `size` on both sides (for
+    12 megapixels on one core ten times as fast to 96 px, seven times to 224 px).
 
     Args:
         content: a file in one of `FORMATS`, whatever it is called.
@@ -114,8 +114,7 @@ def read_image(path: Path, size: int) -> NDArray[np.uint8]:
         PermissionError: the file may not be read.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: {_too_many_bytes(path.stat().st_size)}: make it smaller")
+        check_num_bytes(path.stat().st_size)
         return decode(path.read_bytes(), size).pixels
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -137,11 +136,7 @@ def check_num_bytes(num_bytes: int) -> None:
         UnreadableImageError: it has more than `MAX_BYTES`.
     """
     if num_bytes > MAX_BYTES:
-        raise UnreadableImageError(_too_many_bytes(num_bytes))
-
-
-def _too_many_bytes(num_bytes: int) -> str:
-    return f"{num_bytes:,} bytes, at most {MAX_BYTES:,} are read"
+        raise UnreadableImageError(f"{num_bytes:,} bytes, at most {MAX_BYTES:,} are read")
 
 
 def _decode(file: BinaryIO, size: int) -> Decoded:

@@ -136,9 +136,7 @@ def train(images: Images, labels: NDArray[np.int64], params: Pretrain) -> Traini
             first = step_on(watch.train_rows[: params.batch_size], copy.deepcopy(objective))
     except ValueError as error:  # a backbone of one image size that the views do not have
         raise UserError(f"params.yaml: pretrain: {error}") from None
-    history = [
-        _row(0, 0.0, [_without_tensors_of_the_batch(first)]) | watch.measure(backbone.module, mean, std)
-    ]
+    history = [_row(0, 0.0, [_scalars(first)]) | watch.measure(backbone.module, mean, std)]
 
     seconds, step = 0.0, 0
     best_loss, best_epoch, best_weights = math.inf, 0, untrained
@@ -146,7 +144,7 @@ def train(images: Images, labels: NDArray[np.int64], params: Pretrain) -> Traini
     bar.write(_line(history[-1], params.epochs))
     for epoch in range(1, params.epochs + 1):
         started = shown = time.perf_counter()
-        taken: list[Step] = []
+        taken: list[dict[str, Tensor]] = []
         batches = _batches(shuffle.permutation(watch.train_rows), params.batch_size)
         for _ in range(steps_per_epoch):
             lr = learning_rate(params.optimizer, peak, step, num_steps, warmup_steps)
@@ -158,7 +156,7 @@ def train(images: Images, labels: NDArray[np.int64], params: Pretrain) -> Traini
                 (outcome.loss / accumulate).backward()  # type: ignore[no-untyped-call]
                 if watch.probe is not None:
                     watch.probe.learn(outcome.features, torch.from_numpy(labels[rows]).to(device))
-                taken.append(_without_tensors_of_the_batch(outcome))
+                taken.append(_scalars(outcome))
             clip_gradient(objective, params.optimizer.clip_norm)
             optimizer.step()
             step += 1
@@ -167,7 +165,7 @@ def train(images: Images, labels: NDArray[np.int64], params: Pretrain) -> Traini
                 shown = time.perf_counter()
                 num_views = params.num_views * params.batch_size * len(taken)
                 # reading the loss waits for the device, so it is read only when it is shown
-                loss, rate = taken[-1].loss.item(), num_views / (shown - started)
+                loss, rate = taken[-1]["loss"].item(), num_views / (shown - started)
                 bar.set_postfix_str(f"loss {loss:.3f}, lr {lr:.3g}, {rate:.0f} views/s")
         row = _row(epoch, lr, taken)
         seconds += time.perf_counter() - started
@@ -292,13 +290,13 @@ def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _without_tensors_of_the_batch(step: Step) -> Step:
-    """What is kept of a step until its epoch ends: scalars, and the spread of the backbone's own features.
+def _scalars(step: Step) -> dict[str, Tensor]:
+    """What is kept of a step until its epoch ends, and nothing that holds a tensor of the batch in memory.
 
-    A batch norm after the projection hides a collapse of what stands before it down to its epsilon.
+    A batch norm after the projection hides a collapse of what stands before it down to its epsilon, so the
+    spread of the backbone's own features is recorded too.
     """
-    metrics = step.metrics | {"feature_std": projection_std(step.features)}
-    return Step(step.loss.detach(), metrics, step.features[:0])
+    return {"loss": step.loss.detach()} | step.metrics | {"feature_std": projection_std(step.features)}
 
 
 def _check_collapse(row: dict[str, float], output_dim: int, params: Pretrain) -> None:
@@ -316,17 +314,13 @@ def _check_collapse(row: dict[str, float], output_dim: int, params: Pretrain) ->
     tqdm.write(f"warning: {message}", file=sys.stderr)
 
 
-def _row(epoch: int, lr: float, steps: list[Step]) -> dict[str, float]:
-    """An epoch's means. A metric that a batch had nothing to say of (NaN) does not count."""
-    metrics = {
-        name: torch.stack([step.metrics[name] for step in steps]).nanmean().item()
-        for name in steps[0].metrics
+def _row(epoch: int, lr: float, steps: list[dict[str, Tensor]]) -> dict[str, float]:
+    """An epoch's means. A metric that a batch had nothing to say of (NaN) does not count; a loss does."""
+    columns = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
+    loss = columns.pop("loss").mean().item()
+    return {"epoch": epoch, "loss": loss, "lr": lr} | {
+        name: column.nanmean().item() for name, column in columns.items()
     }
-    return {
-        "epoch": epoch,
-        "loss": torch.stack([step.loss for step in steps]).mean().item(),
-        "lr": lr,
-    } | metrics
 
 
 def _line(row: dict[str, float], epochs: int) -> str:

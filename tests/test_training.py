@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from models.backbones import build_backbone
 from models.methods import METHODS
+from models.objective import Step
 from pipeline.errors import MachineError, UserError
 from pipeline.params import Params, Pretrain
 from pipeline.training import (
+    _scalars,
     choose_device,
     choose_precision,
     pixel_statistics,
@@ -272,3 +274,12 @@ def test_views_of_another_size_than_the_backbone_takes_are_one_line(
     with pytest.raises(UserError, match=r"params\.yaml: pretrain: .*conv4") as error:
         train(large, LABELS, chosen)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_kept_of_a_step_holds_no_tensor_of_its_batch() -> None:
+    """A view of the features, however short, would keep them all in memory until the epoch ends."""
+    features = torch.randn(256, 64)
+    step = Step(features.sum() * 1.0, {"top1": torch.tensor(0.5)}, features)
+    kept = _scalars(step)
+    assert list(kept) == ["loss", "top1", "feature_std"]
+    assert sum(value.untyped_storage().nbytes() for value in kept.values()) <= 3 * 8
