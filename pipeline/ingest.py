@@ -22,7 +22,8 @@ from pipeline.images import UnreadableImageError, check_num_bytes, decode, fit
 from pipeline.params import Dataset
 from pipeline.sources.collection import Collection, Content, Entry, Pixels, Span, Unreadable
 
-# Handed to a worker at a time: enough that handing over costs little, and little enough that memory is flat.
+# Handed to a worker at a time: enough that handing over costs little, and little enough that memory is flat
+# and that Ctrl-C, which waits for what was begun, does not wait long.
 _IMAGES_AT_ONCE = 64
 _BYTES_AT_ONCE = 16 * 2**20
 _CHUNKS_WAITING_PER_WORKER = 3
@@ -214,14 +215,14 @@ def _workers_ignore_ctrl_c() -> Iterator[None]:
 
 
 def _chunks(places: Iterator[tuple[int, _Place]]) -> Iterator[tuple[list[int], list[_Place]]]:
-    """Neighbours in one chunk, up to a number of images and of bytes that are in memory already."""
+    """Neighbours in one chunk, up to a number of images and of bytes."""
     numbers: list[int] = []
     chunk: list[_Place] = []
     num_bytes = 0
     for number, place in places:
         numbers.append(number)
         chunk.append(place)
-        num_bytes += _num_bytes_in_memory(place.content)
+        num_bytes += _num_bytes(place.content)
         if len(chunk) == _IMAGES_AT_ONCE or num_bytes >= _BYTES_AT_ONCE:
             yield numbers, chunk
             numbers, chunk, num_bytes = [], [], 0
@@ -229,10 +230,16 @@ def _chunks(places: Iterator[tuple[int, _Place]]) -> Iterator[tuple[list[int], l
         yield numbers, chunk
 
 
-def _num_bytes_in_memory(content: Content) -> int:
-    if isinstance(content, bytes):
-        return len(content)
-    return content.values.nbytes if isinstance(content, Pixels) else 0
+def _num_bytes(content: Content) -> int:
+    match content:
+        case bytes():
+            return len(content)
+        case Span():
+            return content.length
+        case Pixels():
+            return content.values.nbytes
+        case Unreadable():
+            return 0
 
 
 _worker_arrays: dict[str, NDArray[np.uint8]] = {}

@@ -140,6 +140,24 @@ def test_an_encrypted_or_damaged_member_is_a_reason_and_the_others_go_on(
     assert reasons == ["damaged in the archive (Bad CRC-32 for file '2.png')", "encrypted"]
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_in_a_member_is_a_reason_whatever_packed_it(
+    params: Params, tmp_path: Path, method: int
+) -> None:
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w", method) as packed:
+        packed.writestr("0.png", picture(0))
+        packed.writestr("1.png", picture(1))
+    content = bytearray(archive.read_bytes())
+    start = content.index(b"0.png") + len(b"0.png")
+    content[start + 12 : start + 40] = bytes(28)
+    archive.write_bytes(content)
+    rows = {source: content for source, _, _, content in listed(folder(dataset(params, archive)))}
+    assert isinstance(rows["0.png"], str)
+    assert rows["0.png"].startswith("damaged in the archive (")
+    assert rows["1.png"] == picture(1)
+
+
 @pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
 @pytest.mark.parametrize("damage", ["cut", "text", "empty"])
 def test_a_damaged_archive_is_one_line(

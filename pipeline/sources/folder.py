@@ -1,5 +1,6 @@
 """A person's own images: a folder, or an archive that is read in place and never unpacked."""
 
+import lzma
 import stat
 import tarfile
 import zipfile
@@ -19,6 +20,8 @@ from pipeline.sources.collection import Collection, Content, Entry, Span, Unread
 from pipeline.sources.files import has_suffix, is_hidden, source_path, walk
 from pipeline.sources.layout import arrange
 
+# what the readers of archives raise on bytes that are not whole
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
 _ENCRYPTED = 1  # bit of the flags of a zip member
 _LINK = "a link in an archive: not followed"
 _CLIMBS = "its name climbs out of the archive: refused"
@@ -150,7 +153,10 @@ def _read_zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Conte
     try:
         with archive.open(member) as file:
             return _read(file, member.file_size)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except NotImplementedError as error:  # a way of packing that Python cannot undo
+        return Unreadable(f"cannot be unpacked ({error})")
+    except _DAMAGE as error:
+        _pass_on_faults(error)
         return Unreadable(f"damaged in the archive ({error})")
 
 
@@ -167,11 +173,15 @@ def _whole_archive(path: Path) -> Iterator[None]:
     """Says in one line that an archive is cut short, or none."""
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        # gzip raises OSErrors without a number; one with a number is the machine's own
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
+    except _DAMAGE as error:
+        _pass_on_faults(error)
         raise UserError(f"{path}: damaged or cut short ({error}): copy or download it again") from None
+
+
+def _pass_on_faults(error: Exception) -> None:
+    """Raises an OSError that is the machine's own; those of gzip and bz2 have no number and mean damage."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
 
 
 def _is_image(name: str) -> bool:
