@@ -28,10 +28,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from models.backbones import build_backbone
+from pipeline.machine import choose_device, choose_precision
 from pipeline.params import Pretrain, load_params
 from pipeline.sources.collection import Pixels
 from pipeline.sources.mnist5k import mnist5k
-from pipeline.training import choose_device, choose_precision, train
+from pipeline.training import train
 from pipeline.views import make_views
 
 BATCH_SIZE = 256

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 # second pixel and then a 1x1 convolution: torch's own (oneDNN, channels_last) writes out of bounds in its
 # backward pass at widths like 8 and kills the process; the bits are the same.
 #
+# What follows a norm happens in place: the norm's backward pass needs its input alone, and a large activation
+# less to write is memory's time saved.
+#
 # The last norm of a block starts at one like the others, not at zero (Goyal et al. 2017, arXiv:1706.02677,
 # sec. 5.1): what an untrained network sees is part of every comparison here, and zero would leave only its
 # shortcuts.
@@ -48,9 +51,9 @@ class BasicBlock(nn.Module):
         self.shortcut = _projection(in_channels, channels, stride)
 
     def forward(self, images: Tensor) -> Tensor:
-        residual = F.relu(self.norm1(self.conv1(images)))
+        residual = F.relu_(self.norm1(self.conv1(images)))
         residual = self.norm2(self.conv2(residual))
-        return F.relu(residual + self.shortcut(every(images, self.stride)))
+        return F.relu_(residual.add_(self.shortcut(every(images, self.stride))))
 
 
 class Bottleneck(nn.Module):
@@ -74,10 +77,10 @@ class Bottleneck(nn.Module):
         self.shortcut = _projection(in_channels, out_channels, stride)
 
     def forward(self, images: Tensor) -> Tensor:
-        residual = F.relu(self.norm1(self.conv1(images)))
-        residual = F.relu(self.norm2(self.conv2(residual)))
+        residual = F.relu_(self.norm1(self.conv1(images)))
+        residual = F.relu_(self.norm2(self.conv2(residual)))
         residual = self.norm3(self.conv3(residual))
-        return F.relu(residual + self.shortcut(every(images, self.stride)))
+        return F.relu_(residual.add_(self.shortcut(every(images, self.stride))))
 
 
 class PreActivationBlock(nn.Module):
@@ -106,7 +109,7 @@ class PreActivationBlock(nn.Module):
         self.shortcut_is_activated = first or projects
 
     def forward(self, images: Tensor) -> Tensor:
-        activated = F.relu(self.norm1(images))
-        residual = self.conv2(F.relu(self.norm2(self.conv1(activated))))
+        activated = F.relu_(self.norm1(images))
+        residual = self.conv2(F.relu_(self.norm2(self.conv1(activated))))
         shortcut = self.shortcut(every(activated if self.shortcut_is_activated else images, self.stride))
-        return residual + shortcut  # type: ignore[no-any-return]  # no activation: the next block's norm comes
+        return residual.add_(shortcut)  # type: ignore[no-any-return]  # no activation: the next block's norm comes

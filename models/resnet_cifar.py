@@ -22,7 +22,7 @@ class ResNetCifar(nn.Module):
         super().__init__()
         self.feature_dim = 4 * width
         self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+            nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )
         self.blocks = nn.Sequential(*[BasicBlock(*shape) for shape in _shapes(blocks_per_stage, width)])
         init_convolutions(self)
@@ -53,7 +53,7 @@ class ResNetCifarV2(nn.Module):
         init_convolutions(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        features = F.relu(self.norm(self.blocks(self.stem(images))))  # [B, D, H/4, W/4]
+        features = F.relu_(self.norm(self.blocks(self.stem(images))))  # [B, D, H/4, W/4]
         return features.mean(dim=(2, 3))  # [B, D]
 
 

@@ -1,7 +1,6 @@
 """What is watched while the backbone learns: labels only watch here, they never teach."""
 
 import math
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from pipeline.artifacts import UNLABELLED
 from pipeline.knn import knn_scores, nearest, normalize, topk_accuracy
 from pipeline.params import Monitor
+from pipeline.pixels import Images
 from pipeline.spread import spread
 
 # B batch, D feature, K classes
@@ -20,14 +20,6 @@ from pipeline.spread import spread
 _KNN_TEMPERATURE = 0.07
 _SPREAD_SAMPLE = 1000  # images; every pair is compared
 _BATCH = 256
-
-
-class Images(Protocol):
-    """uint8 [N, H, W, 3], read by rows: an array, a memory map, or several as one."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]: ...
 
 
 class OnlineProbe(nn.Module):

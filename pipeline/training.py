@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -17,8 +16,9 @@ from tqdm import tqdm
 from models.backbones import Backbone, build_backbone
 from models.methods import METHODS
 from models.objective import Step, projection_std
-from pipeline.errors import MachineError, UserError
-from pipeline.monitor import Images, Watch
+from pipeline.errors import UserError
+from pipeline.machine import choose_device, choose_precision, keep_freed_memory, make_deterministic
+from pipeline.monitor import Watch
 from pipeline.optimizers import (
     build_optimizer,
     clip_gradient,
@@ -26,30 +26,13 @@ from pipeline.optimizers import (
     peak_learning_rate,
     set_learning_rate,
 )
-from pipeline.params import Device, Pretrain
+from pipeline.params import Pretrain
+from pipeline.pixels import Images, PixelStatistics, choose_statistics
 from pipeline.views import make_views
 
 # B batch, D feature
 
-# The mean and the deviation of a channel are known to a thousandth from so many 32 px images.
-_STATISTICS_SAMPLE = 10_000
-_IMAGES_AT_ONCE = 64
 _SECONDS_BETWEEN_LOSSES = 0.5
-
-
-@dataclass(frozen=True)
-class PixelStatistics:
-    """Mean and standard deviation of each channel, on the scale from 0 to 1."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-# Of ImageNet's training images, as torchvision documents them; and of pixels laid from -1 to 1.
-_FIXED_STATISTICS = {
-    "imagenet": PixelStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "half": PixelStatistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
 
 
 @dataclass(frozen=True)
@@ -93,6 +76,7 @@ def train(images: Images, labels: NDArray[np.int64], params: Pretrain) -> Traini
     device = choose_device(params.device)
     precision = choose_precision(params.precision, device)
     make_deterministic(params.seed)
+    keep_freed_memory()
 
     image_size = images[np.zeros(1, dtype=np.int64)].shape[1]
     backbone = _build(params, image_size)
@@ -212,69 +196,6 @@ def _build(params: Pretrain, image_size: int) -> Backbone:
         )
     except ValueError as error:
         raise UserError(f"params.yaml: pretrain.backbone: {error}") from None
-
-
-def choose_statistics(name: str, backbone: Backbone, images: Images, seed: int) -> PixelStatistics:
-    """What pixels are normalised with: `auto` is what pretrained weights were, else the collection's own."""
-    if name in _FIXED_STATISTICS:
-        return _FIXED_STATISTICS[name]
-    if name == "auto" and backbone.mean is not None and backbone.std is not None:
-        return PixelStatistics(backbone.mean, backbone.std)
-    return pixel_statistics(images, seed)
-
-
-def choose_device(name: Device) -> torch.device:
-    """The device to train on: `auto` is CUDA where there is one.
-
-    Raises:
-        MachineError: `cuda` on a machine that has none.
-    """
-    has_cuda = torch.cuda.is_available()
-    if name == "cuda" and not has_cuda:
-        raise MachineError("pretrain.device is cuda, but torch finds no CUDA device here: set auto or cpu")
-    return torch.device("cuda" if name != "cpu" and has_cuda else "cpu")
-
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """`auto` is bfloat16 where the processor or the GPU computes in it, else float32.
-
-    Without such instructions bfloat16 is emulated: 155 views/s against 255 in float32 (ResNet-20, batch 256,
-    two cores with AVX-512 but not AVX512-bf16).
-    """
-    if name != "auto":
-        return name
-    native = (
-        torch.cuda.is_bf16_supported(including_emulation=False)
-        if device.type == "cuda"
-        else torch.cpu._is_avx512_bf16_supported()
-    )
-    return "bfloat16" if native else "float32"
-
-
-def make_deterministic(seed: int) -> None:
-    """Seeds torch and refuses operations whose result depends on timing."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for equal bytes
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-    torch.manual_seed(seed)
-
-
-def pixel_statistics(images: Images, seed: int) -> PixelStatistics:
-    """Mean and deviation of each channel over (at most 10,000 of) the images, uint8 [N, H, W, 3]."""
-    rows = np.arange(len(images))
-    if len(images) > _STATISTICS_SAMPLE:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, _STATISTICS_SAMPLE, replace=False))
-    counts = np.zeros((3, 256), dtype=np.int64)
-    for start in range(0, len(rows), _IMAGES_AT_ONCE):
-        pixels = images[rows[start : start + _IMAGES_AT_ONCE]]
-        for channel in range(3):
-            counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
-    values = np.arange(256) / 255
-    mean = counts @ values / counts.sum(axis=1)
-    variance = counts @ values**2 / counts.sum(axis=1) - mean**2
-    std = np.sqrt(np.maximum(variance, 1 / 255**2))  # one colour all over: divide by one grey level
-    red, green, blue = zip(mean.tolist(), std.tolist(), strict=True)
-    return PixelStatistics(mean=(red[0], green[0], blue[0]), std=(red[1], green[1], blue[1]))
 
 
 def _batches(rows: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:

@@ -11,15 +11,10 @@ from numpy.typing import NDArray
 from models.backbones import build_backbone
 from models.methods import METHODS
 from models.objective import Step
-from pipeline.errors import MachineError, UserError
+from pipeline.errors import UserError
 from pipeline.params import Params, Pretrain
-from pipeline.training import (
-    _scalars,
-    choose_device,
-    choose_precision,
-    pixel_statistics,
-    train,
-)
+from pipeline.pixels import pixel_statistics
+from pipeline.training import _scalars, train
 
 
 def changed(params: Params, **changes: Any) -> Pretrain:
@@ -67,18 +62,6 @@ def images() -> NDArray[np.uint8]:
 
 
 LABELS = np.repeat(np.arange(3), 20)
-
-
-def test_pixel_statistics_are_numpys(images: NDArray[np.uint8]) -> None:
-    statistics = pixel_statistics(images, seed=0)
-    scaled = images.astype(np.float64) / 255
-    np.testing.assert_allclose(statistics.mean, scaled.mean(axis=(0, 1, 2)), rtol=1e-9)
-    np.testing.assert_allclose(statistics.std, scaled.std(axis=(0, 1, 2)), rtol=1e-9)
-
-
-def test_a_collection_of_one_colour_is_not_divided_by_zero() -> None:
-    statistics = pixel_statistics(np.full((3, 8, 8, 3), 100, dtype=np.uint8), seed=0)
-    assert min(statistics.std) == pytest.approx(1 / 255)
 
 
 def test_without_labels_the_history_has_no_knn(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
@@ -160,21 +143,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny: Pretrain, images: NDArray
     values["optimizer"]["lr"] = 1e30
     with pytest.raises(UserError, match=r"no longer finite in epoch 1 .* lower pretrain\.optimizer\.lr"):
         train(images, LABELS, Pretrain.model_validate(values))
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_cuda_without_a_gpu_is_said_and_not_worked_around() -> None:
-    with pytest.raises(MachineError, match="torch finds no CUDA device here"):
-        choose_device("cuda")
-
-
-def test_precision_is_what_is_asked_and_auto_asks_the_processor() -> None:
-    cpu = torch.device("cpu")
-    assert choose_precision("float32", cpu) == "float32"
-    assert choose_precision("bfloat16", cpu) == "bfloat16"
-    with open("/proc/cpuinfo") as file:  # noqa: PTH123
-        native = "avx512_bf16" in file.read()
-    assert choose_precision("auto", cpu) == ("bfloat16" if native else "float32")
 
 
 def test_bfloat16_trains_too(tiny: Pretrain, images: NDArray[np.uint8]) -> None:

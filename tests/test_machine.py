@@ -1,0 +1,51 @@
+"""The device and the precision that are chosen, and what is done to the process before it trains."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from pipeline.errors import MachineError
+from pipeline.machine import choose_device, choose_precision
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_without_a_gpu_is_said_and_not_worked_around() -> None:
+    with pytest.raises(MachineError, match="torch finds no CUDA device here"):
+        choose_device("cuda")
+
+
+def test_precision_is_what_is_asked_and_auto_asks_the_processor() -> None:
+    cpu = torch.device("cpu")
+    assert choose_precision("float32", cpu) == "float32"
+    assert choose_precision("bfloat16", cpu) == "bfloat16"
+    with open("/proc/cpuinfo") as file:  # noqa: PTH123
+        native = "avx512_bf16" in file.read()
+    assert choose_precision("auto", cpu) == ("bfloat16" if native else "float32")
+
+
+FREED_AND_TAKEN_AGAIN = """
+import resource, sys
+import torch
+from pipeline.machine import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+for step in range(12):
+    if step == 8:  # settled
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(64 << 20, dtype=torch.uint8).fill_(1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of glibc")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    faults = {
+        mode: int(subprocess.check_output([sys.executable, "-c", FREED_AND_TAKEN_AGAIN, mode], text=True))
+        for mode in ("keep", "give back")
+    }
+    pages = 4 * (64 << 20) // 4096
+    assert faults["keep"] < 0.05 * pages
+    assert faults["give back"] > 10 * faults["keep"]
