@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from models.conv4 import Conv4
-from models.resnet import ResNet
+from models.resnet import STEMS, ResNet
 from models.resnet_blocks import BasicBlock, Bottleneck
 from models.resnet_cifar import ResNetCifar, ResNetCifarV2
 from models.timm_backbone import PREFIX, build_timm, pixel_statistics
@@ -15,7 +15,6 @@ from models.timm_backbone import PREFIX, build_timm, pixel_statistics
 # Images up to this side get the small stem: that of Tiny ImageNet. At 96 px (STL-10) the published stem
 # leaves 3 x 3 pixels to the last stage.
 SMALL_STEM_UP_TO = 64
-STEMS = ("auto", "small", "imagenet")
 
 
 @dataclass(frozen=True)
@@ -38,25 +37,28 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A row of `BACKBONES`: how to build it from width, image size and whether the stem is the small one."""
+    """A row of `BACKBONES`: how to build it from width, image size and stem (one of `STEMS`)."""
 
     default_width: int
-    build: Callable[[int, int, bool], ResNetCifar | ResNetCifarV2 | ResNet | Conv4]
+    build: Callable[[int, int, str], ResNetCifar | ResNetCifarV2 | ResNet | Conv4]
     has_stems: bool = False
 
 
 BACKBONES: dict[str, Architecture] = {
-    "resnet20": Architecture(16, lambda width, _size, _small: ResNetCifar(3, width)),
-    "resnet20v2": Architecture(16, lambda width, _size, _small: ResNetCifarV2(3, width)),
-    "conv4": Architecture(128, lambda width, size, _small: Conv4(width, size)),
+    "resnet20": Architecture(16, lambda width, _size, _stem: ResNetCifar(3, width)),
+    "resnet20v2": Architecture(16, lambda width, _size, _stem: ResNetCifarV2(3, width)),
+    "conv4": Architecture(128, lambda width, size, _stem: Conv4(width, size)),
+    "resnet10": Architecture(
+        64, lambda width, _size, stem: ResNet(BasicBlock, (1, 1, 1, 1), width, stem), has_stems=True
+    ),
     "resnet18": Architecture(
-        64, lambda width, _size, small: ResNet(BasicBlock, (2, 2, 2, 2), width, small), has_stems=True
+        64, lambda width, _size, stem: ResNet(BasicBlock, (2, 2, 2, 2), width, stem), has_stems=True
     ),
     "resnet34": Architecture(
-        64, lambda width, _size, small: ResNet(BasicBlock, (3, 4, 6, 3), width, small), has_stems=True
+        64, lambda width, _size, stem: ResNet(BasicBlock, (3, 4, 6, 3), width, stem), has_stems=True
     ),
     "resnet50": Architecture(
-        64, lambda width, _size, small: ResNet(Bottleneck, (3, 4, 6, 3), width, small), has_stems=True
+        64, lambda width, _size, stem: ResNet(Bottleneck, (3, 4, 6, 3), width, stem), has_stems=True
     ),
 }
 
@@ -71,16 +73,16 @@ def build_backbone(
         width: channels of the first stage; None for the published number. timm's models take none.
         image_size: side of the square images in pixels. `conv4` and timm's models with a fixed input size
             take no other; the ResNets take any, their `auto` stem alone follows it.
-        stem: of ResNet-18, -34 and -50: `imagenet` (7x7, stride 2, max pool), `small` (3x3, stride 1), or
-            `auto`, small up to `SMALL_STEM_UP_TO` pixels.
+        stem: of ResNet-10 to -50: one of `models.resnet.STEMS`, or `auto`, which is `small` up to
+            `SMALL_STEM_UP_TO` pixels and `imagenet` above.
         pretrained: with timm's weights, for timm's models alone.
 
     Raises:
         ValueError: there is no backbone of that name, or it has no such width, stem, image size or weights.
         NoPretrainedWeightsError: a ValueError; timm's weights are neither in the cache nor to be fetched.
     """
-    if stem not in STEMS:
-        raise ValueError(f"stem {stem!r} is none of {', '.join(STEMS)}")
+    if stem not in ("auto", *STEMS):
+        raise ValueError(f"stem {stem!r} is none of auto, {', '.join(STEMS)}")
     if name.startswith(PREFIX):
         return _timm_backbone(name, width, image_size, stem, pretrained)
     if name not in BACKBONES:
@@ -93,8 +95,9 @@ def build_backbone(
     architecture = BACKBONES[name]
     if stem != "auto" and not architecture.has_stems:
         raise ValueError(f"backbone {name!r} has one stem: leave stem at auto, not {stem}")
-    small = stem == "small" or (stem == "auto" and image_size <= SMALL_STEM_UP_TO)
-    module = architecture.build(architecture.default_width if width is None else width, image_size, small)
+    if stem == "auto":
+        stem = "small" if image_size <= SMALL_STEM_UP_TO else "imagenet"
+    module = architecture.build(architecture.default_width if width is None else width, image_size, stem)
     return Backbone(module, module.feature_dim)
 
 

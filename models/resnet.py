@@ -1,4 +1,6 @@
-"""ResNet-18, -34 and -50, with the published stem or one for small images."""
+"""ResNet-10 to -50, with the published stem or one for small images."""
+
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -14,8 +16,10 @@ class ResNet(nn.Module):
         block: `BasicBlock` or `Bottleneck`; a bottleneck's output is four times as wide as its stage.
         blocks_per_stage: how many blocks each of the four stages has.
         width: channels of the first stage; 64 in the paper.
-        small_stem: one 3x3 convolution with stride 1 in place of the 7x7 with stride 2 and the max pool,
-            which leave a small image a quarter of its side (Chen et al. 2020, arXiv:2002.05709, B.9).
+        stem: one of `STEMS`: `imagenet` is the published 7x7 convolution with stride 2 and a max pool, which
+            leave a small image a quarter of its side; `small` one 3x3 convolution with stride 1 (Chen et al.
+            2020, arXiv:2002.05709, B.9); `patch` one 4x4 with stride 2, a quarter of the work of `small` in
+            all that follows.
     """
 
     def __init__(
@@ -23,11 +27,11 @@ class ResNet(nn.Module):
         block: type[BasicBlock] | type[Bottleneck],
         blocks_per_stage: tuple[int, int, int, int],
         width: int,
-        small_stem: bool,
+        stem: str,
     ) -> None:
         super().__init__()
         self.feature_dim = 8 * width * block.expansion
-        self.stem = _small_stem(width) if small_stem else _imagenet_stem(width)
+        self.stem = STEMS[stem](width)
         blocks: list[nn.Module] = []
         in_channels = width
         for stage, num_blocks in enumerate(blocks_per_stage):
@@ -39,7 +43,9 @@ class ResNet(nn.Module):
         init_convolutions(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.blocks(self.stem(images))  # [B, D, H/32, W/32], with the small stem H/8, W/8
+        features: Tensor = self.blocks(
+            self.stem(images)
+        )  # [B, D, H/32, W/32]; H/8 after the small stem, H/16 after patch
         return features.mean(dim=(2, 3))  # [B, D]
 
 
@@ -47,10 +53,23 @@ def _imagenet_stem(width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False),
         nn.BatchNorm2d(width),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.MaxPool2d(3, stride=2, padding=1),
     )
 
 
 def _small_stem(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+    convolution = nn.Conv2d(3, width, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+
+
+def _patch_stem(width: int) -> nn.Sequential:
+    convolution = nn.Conv2d(3, width, 4, stride=2, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+
+
+STEMS: dict[str, Callable[[int], nn.Module]] = {
+    "small": _small_stem,
+    "patch": _patch_stem,
+    "imagenet": _imagenet_stem,
+}

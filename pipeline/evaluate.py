@@ -137,7 +137,8 @@ def score_retrieval(train: Labelled, test: Labelled, params: Retrieval) -> Score
     """Test images ask the whole collection for their like, and never find themselves.
 
     Returns:
-        `precision_at_10`: the share of the ten nearest that are of the query's class; `map`: the mean over
+        `top1` and `top5`: whether the nearest, or one of the five nearest, is of the query's class;
+        `precision_at_10`: the share of the ten nearest that are; `map`: the mean over
         the queries of the average precision over the whole ranking (Manning et al. 2008, Introduction to
         Information Retrieval, sec. 8.4). Queries whose class has no other image are left out.
     """
@@ -146,7 +147,7 @@ def score_retrieval(train: Labelled, test: Labelled, params: Retrieval) -> Score
     num_queries = min(params.num_queries, len(test.labels))
     rng = np.random.default_rng(params.seed)
     queries = len(train.labels) + np.sort(rng.choice(len(test.labels), num_queries, replace=False))
-    precisions, average_precisions = [], []
+    hits, precisions, average_precisions = [], [], []
     for start in range(0, num_queries, _QUERIES_AT_ONCE):
         rows = queries[start : start + _QUERIES_AT_ONCE]
         similarity = features[rows] @ features.T
@@ -154,9 +155,13 @@ def score_retrieval(train: Labelled, test: Labelled, params: Retrieval) -> Score
         order = np.argsort(-similarity, axis=1, kind="stable")[:, :-1]
         relevant = labels[order] == labels[rows][:, None]
         relevant = relevant[relevant.any(axis=1)]
+        hits.append(np.stack([relevant[:, :k].any(axis=1) for k in (1, 5)], axis=1))
         precisions.append(relevant[:, :_PRECISION_AT].mean(axis=1))
         average_precisions.append(average_precision(relevant))
+    top1, top5 = np.concatenate(hits).mean(axis=0).tolist()
     return {
+        "top1": top1,
+        "top5": top5,
         "precision_at_10": float(np.concatenate(precisions).mean()),
         "map": float(np.concatenate(average_precisions).mean()),
     }

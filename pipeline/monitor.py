@@ -1,6 +1,8 @@
 """What is watched while the backbone learns: labels only watch here, they never teach."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -8,11 +10,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.backbones import Backbone
 from pipeline.artifacts import UNLABELLED
 from pipeline.knn import knn_scores, nearest, normalize, topk_accuracy
-from pipeline.params import Monitor
+from pipeline.params import Monitor, Pretrain, Probe, Views
 from pipeline.pixels import Images
 from pipeline.spread import spread
+from pipeline.views import make_views
 
 # B batch, D feature, K classes
 
@@ -41,12 +45,11 @@ class OnlineProbe(nn.Module):
 
     def learn(self, features: Tensor, labels: Tensor) -> None:
         """One step on the labelled part of a batch: features [B, D], labels [B], -1 where there is none."""
-        known = labels != UNLABELLED
-        if int(known.sum()) < 2:  # one image has no batch statistics
-            return
         with torch.enable_grad():
-            logits_BK = self.linear(self.norm(features.detach()[known].float()))
-            loss = F.cross_entropy(logits_BK, labels[known])
+            logits_BK = self.linear(self.norm(features.detach().float()))
+            # the mean over the labelled, or 0 where there are none, without asking the device how many
+            total = F.cross_entropy(logits_BK, labels, ignore_index=UNLABELLED, reduction="sum")
+            loss = total / (labels != UNLABELLED).sum().clamp(min=1)
             self._optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
@@ -61,7 +64,7 @@ class OnlineProbe(nn.Module):
 
 
 class Watch:
-    """Held-out labelled images, and what is measured on them after every epoch.
+    """Held-out labelled images, what is measured on them after every epoch, and the probe's lessons.
 
     Attributes:
         train_rows: all other images, in a seeded random order.
@@ -72,33 +75,68 @@ class Watch:
         self,
         images: Images,
         labels: NDArray[np.int64],
-        feature_dim: int,
-        params: Monitor,
-        seed: int,
-        device: torch.device,
+        backbone: Backbone,
+        mean: Tensor,
+        std: Tensor,
+        params: Pretrain,
     ) -> None:
-        self.train_rows, self._holdout_rows = hold_out(labels, params, seed)
-        self._bank_rows = self.train_rows[labels[self.train_rows] != UNLABELLED][: params.bank_size]
-        self._images, self._labels, self._k, self._device = images, labels, params.k, device
+        """
+        Args:
+            images: the collection.
+            labels: [N], or -1 where there is none.
+            backbone: what is watched; on its device.
+            mean: of the pixels, [3, 1, 1], as in training, on that device.
+            std: likewise.
+            params: of the run.
+        """
+        monitor = params.monitor
+        self.train_rows, self._holdout_rows = hold_out(labels, monitor, params.seed)
+        self._bank_rows = self.train_rows[labels[self.train_rows] != UNLABELLED][: monitor.bank_size]
+        self._images, self._labels, self._k = images, labels, monitor.k
+        self._backbone, self._mean, self._std = backbone.module, mean, std
         self.probe: OnlineProbe | None = None
         if len(self._bank_rows) and len(self._holdout_rows):
             num_classes = int(labels.max()) + 1
-            self.probe = OnlineProbe(feature_dim, num_classes, params.probe_lr).to(device)
+            self.probe = OnlineProbe(backbone.feature_dim, num_classes, monitor.probe.lr).to(mean.device)
+        self._mild_views = mild_views(params.views, monitor.probe) if monitor.probe.views == "mild" else None
+        # its own, so that the method draws the same views with it and without
+        self.generator = torch.Generator(mean.device).manual_seed(params.seed)
 
-    def measure(self, backbone: nn.Module, mean: Tensor, std: Tensor) -> dict[str, float]:
-        """kNN and the probe's accuracy on the held-out images, effective rank and uniformity of others.
+    def teach(self, features: Tensor, rows: NDArray[np.int64]) -> None:
+        """Gives the probe one batch.
 
         Args:
-            backbone: float [B, 3, H, W] -> [B, D].
-            mean: of the pixels, [3, 1, 1], as in training.
-            std: likewise.
+            features: of the method's first views, [B, D], in the order of the rows.
+            rows: of the images.
+        """
+        if self.probe is None:
+            return
+        labels = self._labels[rows]
+        if self._mild_views is not None:
+            rows = rows[labels != UNLABELLED]
+            if len(rows) == 0:
+                return
+            labels, features = self._labels[rows], self._features_of_mild_views(rows, self._mild_views)
+        self.probe.learn(features, torch.from_numpy(labels).to(features.device))
+
+    @torch.no_grad()
+    def _features_of_mild_views(self, rows: NDArray[np.int64], views: Views) -> Tensor:
+        """In eval mode: the running statistics of the batch norms are left to the unlabelled learning."""
+        batch = torch.from_numpy(self._images[rows]).to(self._mean.device)
+        (view,) = make_views(batch, views, self.generator, num_views=1)
+        with eval_mode(self._backbone):
+            features: Tensor = self._backbone((view - self._mean) / self._std)
+        return features
+
+    def measure(self) -> dict[str, float]:
+        """kNN and the probe's accuracy on the held-out images, effective rank and uniformity of others.
 
         Returns:
             `knn_top1` and `probe_top1` where there are labels, `effective_rank` and `uniformity`.
         """
 
         def features(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-            return extract_features(backbone, self._images, rows, mean, std, self._device)
+            return extract_features(self._backbone, self._images, rows, self._mean, self._std)
 
         if self.probe is None:
             return spread(features(self.train_rows[:_SPREAD_SAMPLE]))
@@ -111,11 +149,24 @@ class Watch:
             int(self._labels.max()) + 1,
             _KNN_TEMPERATURE,
         )
-        on_device = torch.from_numpy(queries).to(self._device), torch.from_numpy(labels).to(self._device)
+        device = self._mean.device
+        on_device = torch.from_numpy(queries).to(device), torch.from_numpy(labels).to(device)
         return {
             "knn_top1": topk_accuracy(votes, labels, 1),
             "probe_top1": self.probe.accuracy(*on_device),
         } | spread(bank[:_SPREAD_SAMPLE])
+
+
+def mild_views(views: Views, params: Probe) -> Views:
+    """The method's views with their flips, a larger crop and a jitter of the brightness alone."""
+    values = views.model_dump()
+    values["crop"] |= {"p": 1.0, "scale": {"low": params.min_area, "high": 1.0}}
+    values["color_jitter"] = {"p": 1.0, "brightness": params.brightness} | dict.fromkeys(
+        ("contrast", "saturation", "hue"), 0.0
+    )
+    for operation in ("affine", "grayscale", "blur", "solarize"):
+        values[operation]["p"] = 0.0
+    return Views.model_validate(values)
 
 
 def hold_out(
@@ -136,6 +187,15 @@ def hold_out(
     return order[~held_out], order[held_out]
 
 
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode; its mode is put back."""
+    was_training = module.training
+    module.eval()
+    yield
+    module.train(was_training)
+
+
 @torch.no_grad()
 def extract_features(
     backbone: nn.Module,
@@ -143,15 +203,12 @@ def extract_features(
     rows: NDArray[np.int64],
     mean: Tensor,
     std: Tensor,
-    device: torch.device,
     batch_size: int = _BATCH,
 ) -> NDArray[np.float32]:
-    """Features of whole images, in eval mode and float32: [len(rows), D]. The mode is put back."""
-    was_training = backbone.training
-    backbone.eval()
+    """Features of whole images, in eval mode and float32, on the device of mean and std: [len(rows), D]."""
     features = []
-    for batch in np.array_split(rows, math.ceil(len(rows) / batch_size)):
-        pixels = torch.from_numpy(images[batch]).to(device).permute(0, 3, 1, 2)
-        features.append(backbone((pixels / 255 - mean) / std).float().cpu().numpy())
-    backbone.train(was_training)
+    with eval_mode(backbone):
+        for batch in np.array_split(rows, math.ceil(len(rows) / batch_size)):
+            pixels = torch.from_numpy(images[batch]).to(mean.device).permute(0, 3, 1, 2)
+            features.append(backbone((pixels / 255 - mean) / std).float().cpu().numpy())
     return np.concatenate(features)

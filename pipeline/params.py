@@ -71,7 +71,7 @@ class Backbone(Section):
 
     name: NonEmpty
     width: Count | None
-    stem: Literal["auto", "small", "imagenet"]
+    stem: Literal["auto", "small", "patch", "imagenet"]
     pretrained: bool
 
 
@@ -215,13 +215,26 @@ class Views(Section):
     solarize: Solarize
 
 
+class Probe(Section):
+    """The linear probe trained beside the encoder, on the method's first view or on a milder one of its own.
+
+    The milder view has the flips of the method's views, a crop that keeps at least `min_area` of the image
+    and a jitter of the brightness; nothing else.
+    """
+
+    lr: Positive
+    views: Literal["first", "mild"]
+    min_area: Annotated[float, Field(gt=0, le=1)]
+    brightness: Probability
+
+
 class Monitor(Section):
     """While training, on held-out labelled images: kNN against a bank of the others, and a linear probe."""
 
     holdout_fraction: Annotated[float, Field(gt=0, lt=1)]
     bank_size: Count
     k: Count
-    probe_lr: Positive
+    probe: Probe
 
 
 class Pretrain(Section):
@@ -384,7 +397,8 @@ def check_params(values: Any, origin: Path | str) -> Params:
     try:
         return Params.model_validate(_tuples(values))
     except ValidationError as error:
-        first, *others = error.errors()
+        # an unknown key first: it is the misspelling of one that is missing
+        first, *others = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         more = f" (and {len(others)} more)" if others else ""
         raise UserError(f"{origin}: {_explain(first)}{more}") from None
 

@@ -47,7 +47,8 @@ class TrainingRun:
         history: a row an epoch, from epoch 0, the untrained network.
         device: that the run was on.
         precision: of the forward pass.
-        views_per_s: over the training steps alone.
+        seconds: of the training steps alone.
+        views_per_s: in those.
     """
 
     backbone: dict[str, Tensor]
@@ -57,6 +58,7 @@ class TrainingRun:
     history: list[dict[str, float]]
     device: str
     precision: str
+    seconds: float
     views_per_s: float
 
 
@@ -90,7 +92,7 @@ def train(images: Images, labels: NDArray[np.int64], params: Pretrain) -> Traini
     objective = METHODS[params.method](backbone.module, backbone.feature_dim, **section.model_dump())
     objective = objective.to(device).to(memory_format=torch.channels_last)
 
-    watch = Watch(images, labels, backbone.feature_dim, params.monitor, params.seed, device)
+    watch = Watch(images, labels, backbone, mean, std, params)
     accumulate = params.optimizer.accumulate
     steps_per_epoch = len(watch.train_rows) // params.batch_size // accumulate
     if steps_per_epoch == 0:
@@ -120,7 +122,7 @@ def train(images: Images, labels: NDArray[np.int64], params: Pretrain) -> Traini
             first = step_on(watch.train_rows[: params.batch_size], copy.deepcopy(objective))
     except ValueError as error:  # a backbone of one image size that the views do not have
         raise UserError(f"params.yaml: pretrain: {error}") from None
-    history = [_row(0, 0.0, [_scalars(first)]) | watch.measure(backbone.module, mean, std)]
+    history = [_row(0, 0.0, [_scalars(first)]) | watch.measure()]
 
     seconds, step = 0.0, 0
     best_loss, best_epoch, best_weights = math.inf, 0, untrained
@@ -138,8 +140,7 @@ def train(images: Images, labels: NDArray[np.int64], params: Pretrain) -> Traini
                 rows = next(batches)
                 outcome = step_on(rows, objective)
                 (outcome.loss / accumulate).backward()  # type: ignore[no-untyped-call]
-                if watch.probe is not None:
-                    watch.probe.learn(outcome.features, torch.from_numpy(labels[rows]).to(device))
+                watch.teach(outcome.features, rows)
                 taken.append(_scalars(outcome))
             clip_gradient(objective, params.optimizer.clip_norm)
             optimizer.step()
@@ -158,7 +159,7 @@ def train(images: Images, labels: NDArray[np.int64], params: Pretrain) -> Traini
                 f"the loss is no longer finite in epoch {epoch} (learning rate {lr:.3g}): "
                 "lower pretrain.optimizer.lr in params.yaml"
             )
-        history.append(row | watch.measure(backbone.module, mean, std))
+        history.append(row | watch.measure())
         bar.write(_line(history[-1], params.epochs))
         _check_collapse(history[-1], section.output_dim, params)
         if params.early_stopping.patience is not None:
@@ -180,6 +181,7 @@ def train(images: Images, labels: NDArray[np.int64], params: Pretrain) -> Traini
         history=history,
         device=device.type,
         precision=precision,
+        seconds=seconds,
         views_per_s=num_views / seconds if seconds else 0.0,
     )
 

@@ -69,10 +69,18 @@ def test_conv4_refuses_images_of_another_size_and_too_small_ones() -> None:
         build_backbone("conv4", width=8, image_size=30)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+TORCHVISIONS = {
+    "resnet10": lambda: torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1]),
+    "resnet18": torchvision.models.resnet18,
+    "resnet34": torchvision.models.resnet34,
+    "resnet50": torchvision.models.resnet50,
+}
+
+
+@pytest.mark.parametrize("name", TORCHVISIONS)
 def test_a_resnet_with_the_published_stem_is_torchvisions(name: str) -> None:
     torch.manual_seed(0)
-    theirs = getattr(torchvision.models, name)(weights=None)
+    theirs = TORCHVISIONS[name]()
     theirs.fc = nn.Identity()
     images = torch.rand(4, 3, 64, 64)
     theirs(images)  # moves the running statistics of the batch norms
@@ -94,9 +102,10 @@ def test_the_stem_follows_the_size_of_the_images() -> None:
 
     assert (side_after_stem(32), side_after_stem(64), side_after_stem(96)) == (32, 64, 24)
     assert (side_after_stem(64, "imagenet"), side_after_stem(96, "small")) == (16, 96)
+    assert (side_after_stem(32, "patch"), side_after_stem(24, "patch")) == (16, 12)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet20v2", "resnet18", "resnet34", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet20", "resnet20v2", "resnet10", "resnet18", "resnet34", "resnet50"])
 @pytest.mark.parametrize(("width", "size"), [(None, 16), (4, 24), (8, 33), (4, 80)])
 def test_any_width_and_image_size_gives_the_features_it_promises(
     name: str, width: int | None, size: int
@@ -202,7 +211,7 @@ def test_an_unknown_backbone_is_refused_with_the_nearest(name: str, message: str
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "resnet18", "stem": "large"}, "stem 'large' is none of auto, small, imagenet"),
+        ({"name": "resnet18", "stem": "large"}, "stem 'large' is none of auto, small, patch, imagenet"),
         ({"name": "resnet20", "stem": "small"}, "'resnet20' has one stem: leave stem at auto"),
         ({"name": "timm:resnet18", "stem": "small"}, "'timm:resnet18' has one stem"),
         ({"name": "timm:resnet18", "width": 16}, "'timm:resnet18' has a width of its own"),

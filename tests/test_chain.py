@@ -123,7 +123,7 @@ def test_evaluate_scores_three_subjects_by_every_protocol(small_chain: Path) -> 
             "linear": {"top1", "top5"},
             "linear_1pct": {"mean", "std"},
             "linear_10pct": {"mean", "std"},
-            "retrieval": {"precision_at_10", "map"},
+            "retrieval": {"top1", "top5", "precision_at_10", "map"},
             "spread": {"effective_rank", "uniformity"},
         }
     # one epoch on small views is enough to be better than nothing

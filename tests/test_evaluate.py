@@ -40,7 +40,7 @@ def test_clouds_apart_are_told_apart_by_every_protocol(params: Params) -> None:
         "knn": {"top1": 1.0, "top5": 1.0},
         "linear": {"top1": 1.0, "top5": 1.0},
         "linear_10pct": {"mean": 1.0, "std": 0.0},
-        "retrieval": {"precision_at_10": 1.0, "map": 1.0},
+        "retrieval": {"top1": 1.0, "top5": 1.0, "precision_at_10": 1.0, "map": 1.0},
     }
 
 
@@ -120,9 +120,10 @@ def test_retrieval_is_that_of_slow_loops() -> None:
     features = np.concatenate([train.features, test.features])
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     labels = np.concatenate([train.labels, test.labels])
-    precisions, average_precisions = [], []
+    nearest, precisions, average_precisions = [], [], []
     for query in range(40, 60):
         ranked = sorted((i for i in range(60) if i != query), key=lambda i: -features[i] @ features[query])
+        nearest.append([any(labels[i] == labels[query] for i in ranked[:k]) for k in (1, 5)])
         precisions.append(sum(labels[i] == labels[query] for i in ranked[:10]) / 10)
         hits, total = 0, 0.0
         for rank, i in enumerate(ranked, start=1):
@@ -131,6 +132,8 @@ def test_retrieval_is_that_of_slow_loops() -> None:
                 total += hits / rank
         average_precisions.append(total / hits)
     scores = score_retrieval(train, test, Retrieval(num_queries=1000, seed=0))
+    assert [scores["top1"], scores["top5"]] == pytest.approx(np.mean(nearest, axis=0))
+    assert 0 < scores["top1"] < scores["top5"] < 1
     assert scores["precision_at_10"] == pytest.approx(np.mean(precisions))
     assert scores["map"] == pytest.approx(np.mean(average_precisions))
 

@@ -5,8 +5,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from models.backbones import build_backbone
-from pipeline.monitor import OnlineProbe, extract_features, hold_out
-from pipeline.params import Params
+from pipeline.monitor import OnlineProbe, Watch, extract_features, hold_out, mild_views
+from pipeline.params import Params, Pretrain
 
 
 def test_the_held_out_part_is_not_trained_on(params: Params) -> None:
@@ -31,9 +31,7 @@ def test_features_are_those_of_eval_mode_and_the_mode_is_put_back() -> None:
     backbone = build_backbone("resnet20", width=4, image_size=16).module
     mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.6, 0.7])
     rows = np.array([5, 3, 59, 0, 1])
-    features = extract_features(
-        backbone, images, rows, mean.view(3, 1, 1), std.view(3, 1, 1), torch.device("cpu"), batch_size=2
-    )
+    features = extract_features(backbone, images, rows, mean.view(3, 1, 1), std.view(3, 1, 1), batch_size=2)
     assert backbone.training
     pixels = (images[rows] / 255 - mean.numpy()) / std.numpy()
     with torch.no_grad():
@@ -64,3 +62,44 @@ def test_the_probe_passes_over_images_without_labels() -> None:
     assert torch.equal(probe.linear.weight, before)
     probe.learn(torch.randn(8, 4), torch.tensor([0, 1, -1, -1, -1, -1, -1, -1]))
     assert not torch.equal(probe.linear.weight, before)
+
+
+def test_the_mild_views_are_flips_a_larger_crop_and_brightness(params: Params) -> None:
+    views = mild_views(params.pretrain.views, params.pretrain.monitor.probe)
+    assert (views.crop.scale.low, views.crop.scale.high) == (0.5, 1.0)
+    assert (views.color_jitter.p, views.color_jitter.brightness) == (1.0, 0.2)
+    assert views.color_jitter.contrast == views.color_jitter.saturation == views.color_jitter.hue == 0
+    assert views.affine.p == views.grayscale.p == views.blur.p == views.solarize.p == 0
+    kept = ("size", "horizontal_flip", "vertical_flip")
+    assert [getattr(views, key) for key in kept] == [getattr(params.pretrain.views, key) for key in kept]
+
+
+def test_a_probe_with_mild_views_learns_from_the_labelled_alone_and_leaves_the_backbone(
+    params: Params,
+) -> None:
+    values = params.pretrain.model_dump()
+    values["monitor"]["probe"]["views"] = "mild"
+    images = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
+    labels = np.tile([0, 1, -1], 20)
+    backbone = build_backbone("resnet20", width=4, image_size=16)
+    before = {name: value.clone() for name, value in backbone.module.state_dict().items()}
+    half = torch.full((3, 1, 1), 0.5)
+    watch = Watch(images, labels, backbone, half, half, Pretrain.model_validate(values))
+    assert watch.probe is not None
+
+    def lesson(rows: list[int]) -> torch.Tensor:
+        watch.generator.manual_seed(0)
+        assert watch.probe is not None
+        torch.nn.init.zeros_(watch.probe.linear.weight)
+        # the method's own features play no part
+        watch.teach(torch.full((len(rows), backbone.feature_dim), torch.nan), np.array(rows))
+        return watch.probe.linear.weight.clone()
+
+    assert torch.equal(lesson([2, 5, 8]), torch.zeros(2, backbone.feature_dim))
+    assert lesson([0, 1, 3, 4]).abs().max() > 0
+    watch.probe = type(watch.probe)(backbone.feature_dim, 2, 0.01)
+    labelled = lesson([0, 1, 3, 4])
+    watch.probe = type(watch.probe)(backbone.feature_dim, 2, 0.01)
+    assert torch.equal(lesson([0, 2, 1, 3, 5, 4]), labelled)
+    assert backbone.module.training
+    assert all(torch.equal(value, before[name]) for name, value in backbone.module.state_dict().items())

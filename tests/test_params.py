@@ -66,6 +66,15 @@ def test_several_wrong_values_name_the_first_and_count_the_others(
         load_params(path)
 
 
+def test_a_misspelt_key_is_named_before_the_one_missing(changed_params: Callable[..., Path]) -> None:
+    path = changed_params()
+    path.write_text(path.read_text().replace("  epochs:", "  epcohs:", 1))
+    with pytest.raises(
+        UserError, match=r"pretrain\.epcohs: unknown key, did you mean epochs\? \(and 1 more\)$"
+    ):
+        load_params(path)
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
