@@ -4,8 +4,8 @@ Each is called with a backbone, its feature_dim and the method's own section of 
 """
 
 from models.nnclr import NNCLR
+from models.objective import Objective
 from models.simclr import SimCLR
 from models.simsiam import SimSiam
 
-# every one is an `Objective` and an `nn.Module`
-METHODS: dict[str, type[SimCLR | SimSiam | NNCLR]] = {"simclr": SimCLR, "simsiam": SimSiam, "nnclr": NNCLR}
+METHODS: dict[str, type[Objective]] = {"simclr": SimCLR, "simsiam": SimSiam, "nnclr": NNCLR}

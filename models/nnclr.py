@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.heads import prediction_mlp, projection_mlp
-from models.objective import Step, check_two_views, view_metrics
+from models.objective import Objective, Step, check_two_views, view_metrics
 
 # B batch, D feature, Q queue
 
@@ -137,7 +137,7 @@ class SupportSet(nn.Module):
         return self.queue[nearest_B], self.labels[nearest_B]
 
 
-class NNCLR(nn.Module):
+class NNCLR(Objective):
     """A backbone, a projection head, a support set and, in the paper, a predictor.
 
     Args:
@@ -207,9 +207,13 @@ class NNCLR(nn.Module):
                 self.support_set.push(z0, labels)
             return Step(loss, metrics, features0.detach().float())
 
-    def constant_lr_parameters(self) -> list[nn.Parameter]:
-        """None: the whole module follows the schedule."""
-        return []
+    def check_collection(self, num_images: int) -> None:
+        """A queue larger than the collection holds every image, and each would find itself in it."""
+        queue_size = len(self.support_set.queue)
+        if queue_size > num_images:
+            raise ValueError(
+                f"queue_size: {queue_size} is more than the {num_images} images to train on: lower it"
+            )
 
 
 def _agreement(labels: Tensor, others: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 And the monitors that the methods share: they feed metrics, never a loss. Call them outside autocast.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +28,13 @@ class Step(NamedTuple):
     features: Tensor
 
 
-class Objective(Protocol):
-    """A module that holds the backbone and turns views of a batch into what is minimised."""
+class Objective(nn.Module, ABC):
+    """Holds the backbone and turns views of a batch into what is minimised."""
 
     backbone: nn.Module
 
-    def __call__(self, views: Sequence[Tensor], labels: Tensor) -> Step:
+    @abstractmethod
+    def forward(self, views: Sequence[Tensor], labels: Tensor) -> Step:
         """One step forward.
 
         Args:
@@ -42,11 +44,13 @@ class Objective(Protocol):
         Raises:
             ValueError: the method has no loss for so many views.
         """
-        ...
 
     def constant_lr_parameters(self) -> list[nn.Parameter]:
-        """Those whose learning rate keeps its peak while the others' decays; empty for most methods."""
-        ...
+        """Those whose learning rate keeps its peak while the others' decays; none for most methods."""
+        return []
+
+    def check_collection(self, num_images: int) -> None:
+        """Raises ValueError where the method makes no sense with so few images to train on."""
 
 
 def check_two_views(views: Sequence[Tensor], method: str) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.heads import projection_mlp
-from models.objective import Step, view_metrics
+from models.objective import Objective, Step, view_metrics
 
 # B batch, D feature, V views, N = V * B projections, P = V - 1 positives of an anchor
 
@@ -85,7 +85,7 @@ def _check(z: Sequence[Tensor], temperature: float) -> None:
         raise ValueError(f"temperature is {temperature}, it must be positive")
 
 
-class SimCLR(nn.Module):
+class SimCLR(Objective):
     """A backbone, a projection head and NT-Xent between them, of two views or more.
 
     Args:
@@ -127,7 +127,3 @@ class SimCLR(nn.Module):
                 else multi_view_nt_xent(z, self.temperature)
             )
             return Step(loss, view_metrics(z[0], z[1]), features_ND[: len(views[0])].detach().float())
-
-    def constant_lr_parameters(self) -> list[nn.Parameter]:
-        """None: the whole module follows the schedule."""
-        return []

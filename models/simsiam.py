@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.heads import prediction_mlp, projection_mlp
-from models.objective import Step, check_two_views, view_metrics
+from models.objective import Objective, Step, check_two_views, view_metrics
 
 # B batch, D feature
 
@@ -38,7 +38,7 @@ def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
     return -F.cosine_similarity(p, z.detach(), dim=1).mean()
 
 
-class SimSiam(nn.Module):
+class SimSiam(Objective):
     """A backbone, a projection head and a predictor between the two views.
 
     Args:

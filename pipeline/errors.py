@@ -4,10 +4,11 @@ import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from signal import SIGINT
 
 EXIT_FAULT = 1
 EXIT_MISTAKE = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+EXIT_BY_SIGNAL = 128  # and the number of the signal, as shells count
 
 
 class UserError(ValueError):
@@ -16,6 +17,14 @@ class UserError(ValueError):
 
 class MachineError(RuntimeError):
     """The machine cannot do what was asked (no GPU, disk full, no network); exit code 1."""
+
+
+class StoppedError(RuntimeError):
+    """A signal asked the work to end, and it ended in order; exit code 128 + its number."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
 
 
 # What an operating system's refusal means and what mends it.
@@ -43,6 +52,8 @@ def plain_errors() -> Iterator[None]:
         _leave(str(error), EXIT_MISTAKE)
     except MachineError as error:
         _leave(str(error), EXIT_FAULT)
+    except StoppedError as error:
+        _leave(str(error), EXIT_BY_SIGNAL + error.signal_number)
     except BrokenPipeError:
         # `lookalike query ... | head`: the reader left; there is no one to tell.
         sys.stderr.close()
@@ -51,7 +62,10 @@ def plain_errors() -> Iterator[None]:
         where = f"{error.filename}: " if error.filename is not None else ""
         _leave(where + _OS_MENDS.get(error.errno or 0, error.strerror or str(error)), EXIT_FAULT)
     except KeyboardInterrupt:
-        _leave("interrupted; what stood before is untouched, the same command starts again", EXIT_INTERRUPTED)
+        _leave(
+            "interrupted; what stood before is untouched, the same command starts again",
+            EXIT_BY_SIGNAL + SIGINT,
+        )
 
 
 def _leave(message: str, code: int) -> None:

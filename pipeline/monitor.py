@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,14 @@ class OnlineProbe(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
         self._optimizer = torch.optim.Adam(self.linear.parameters(), lr=lr)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Its optimiser's, so that the state_dict is all that it learns on from."""
+        return self._optimizer.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes back what `get_extra_state` gave."""
+        self._optimizer.load_state_dict(state)
 
     def learn(self, features: Tensor, labels: Tensor) -> None:
         """One step on the labelled part of a batch: features [B, D], labels [B], -1 where there is none."""
@@ -101,6 +110,11 @@ class Watch:
         self._mild_views = mild_views(params.views, monitor.probe) if monitor.probe.views == "mild" else None
         # its own, so that the method draws the same views with it and without
         self.generator = torch.Generator(mean.device).manual_seed(params.seed)
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """What learns here, by name, for a checkpoint."""
+        return {} if self.probe is None else {"probe": self.probe}
 
     def teach(self, features: Tensor, rows: NDArray[np.int64]) -> None:
         """Gives the probe one batch.

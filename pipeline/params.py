@@ -134,6 +134,13 @@ class Collapse(Section):
     action: Literal["warn", "stop"]
 
 
+class Checkpoint(Section):
+    """How often a run is saved: after so many epochs, and within an epoch after so many minutes."""
+
+    epochs: Count
+    minutes: Positive
+
+
 class Range(Section):
     """An interval that a draw is uniform in."""
 
@@ -243,7 +250,8 @@ class Pretrain(Section):
     method: Literal["simclr", "simsiam", "nnclr"]
     seed: Seed
     device: Device
-    precision: Literal["auto", "bfloat16", "float32"]
+    precision: Literal["auto", "bfloat16", "float16", "float32"]
+    compile: bool
     epochs: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)]
     splits: Annotated[tuple[Literal["train", "test", "unlabelled"], ...], Field(min_length=1)]
@@ -256,6 +264,8 @@ class Pretrain(Section):
     optimizer: Optimizer
     early_stopping: EarlyStopping
     collapse: Collapse
+    checkpoint: Checkpoint
+    tensorboard: bool
     views: Views
     monitor: Monitor
 

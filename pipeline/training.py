@@ -3,20 +3,23 @@
 import copy
 import math
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from models.backbones import Backbone, build_backbone
 from models.methods import METHODS
 from models.objective import Step, projection_std
-from pipeline.errors import UserError
+from pipeline.batches import Batches, Rows
+from pipeline.checkpoint import Checkpoints
+from pipeline.errors import StoppedError, UserError
+from pipeline.interrupts import deferred_interrupts
 from pipeline.machine import choose_device, choose_precision, keep_freed_memory, make_deterministic
 from pipeline.monitor import Watch
 from pipeline.optimizers import (
@@ -28,11 +31,11 @@ from pipeline.optimizers import (
 )
 from pipeline.params import Pretrain
 from pipeline.pixels import Images, PixelStatistics, choose_statistics
+from pipeline.progress import Progress, Row
+from pipeline.run_state import RunState, weights_on_cpu
 from pipeline.views import make_views
 
 # B batch, D feature
-
-_SECONDS_BETWEEN_LOSSES = 0.5
 
 
 @dataclass(frozen=True)
@@ -55,25 +58,35 @@ class TrainingRun:
     untrained: dict[str, Tensor]
     feature_dim: int
     statistics: PixelStatistics
-    history: list[dict[str, float]]
+    history: list[Row]
     device: str
     precision: str
     seconds: float
     views_per_s: float
 
 
-def train(images: Images, labels: NDArray[np.int64], params: Pretrain) -> TrainingRun:
+def train(
+    images: Images,
+    labels: NDArray[np.int64],
+    params: Pretrain,
+    checkpoints: Checkpoints | None = None,
+    on_epoch: Callable[[list[Row]], None] = lambda history: None,
+) -> TrainingRun:
     """Trains a backbone on images; the labels are only asked how well it does.
 
     Args:
         images: uint8 [N, H, W, 3], of which a batch is read at a time.
         labels: [N], classes, or -1 where there is none; without any label there is neither kNN nor probe.
         params: the run; equal params, images and kind of machine give equal bytes.
+        checkpoints: where the run goes on from, and saves itself. With them Ctrl-C and SIGTERM let the step
+            end and save it.
+        on_epoch: is given the history whenever it has a new row, and once when the run goes on.
 
     Raises:
-        UserError: fewer images than a batch needs, a backbone that cannot be built, a collapse where that
-            stops the run, or a loss that is no longer finite.
+        UserError: fewer images than a batch or the method needs, a backbone that cannot be built, a collapse
+            where that stops the run, or a loss that is no longer finite.
         MachineError: there is no such device.
+        StoppedError: by a signal.
     """
     device = choose_device(params.device)
     precision = choose_precision(params.precision, device)
@@ -86,104 +99,151 @@ def train(images: Images, labels: NDArray[np.int64], params: Pretrain) -> Traini
     mean, std = (
         torch.tensor(values, device=device).view(3, 1, 1) for values in (statistics.mean, statistics.std)
     )
-    untrained = _on_cpu(backbone.module)
+    untrained = weights_on_cpu(backbone.module)
     section = getattr(params, params.method)
     # channels_last: 1.3 times the views/s of NCHW on two cores
     objective = METHODS[params.method](backbone.module, backbone.feature_dim, **section.model_dump())
     objective = objective.to(device).to(memory_format=torch.channels_last)
+    forward = torch.compile(objective) if params.compile else objective
 
     watch = Watch(images, labels, backbone, mean, std, params)
-    accumulate = params.optimizer.accumulate
-    steps_per_epoch = len(watch.train_rows) // params.batch_size // accumulate
-    if steps_per_epoch == 0:
-        times = f" times optimizer.accumulate ({accumulate})" if accumulate > 1 else ""
-        raise UserError(
-            f"params.yaml: pretrain.batch_size: {params.batch_size}{times} is more than the "
-            f"{len(watch.train_rows)} images there are to train on (the rest is held out): choose a smaller "
-            "batch"
-        )
-    peak = peak_learning_rate(params.optimizer, params.batch_size * accumulate)
-    num_steps = params.epochs * steps_per_epoch
-    warmup_steps = round(params.optimizer.warmup_epochs * steps_per_epoch)
-    optimizer = build_optimizer(objective, objective.constant_lr_parameters(), params.optimizer)
-    shuffle = np.random.default_rng(params.seed)
-    generator = torch.Generator(device).manual_seed(params.seed)
-
-    def step_on(rows: NDArray[np.int64], objective: nn.Module) -> Step:
-        batch = torch.from_numpy(images[rows]).to(device)
-        views = make_views(batch, params.views, generator, params.num_views)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            batch_labels = torch.from_numpy(labels[rows]).to(device)
-            return objective([(view - mean) / std for view in views], batch_labels)  # type: ignore[no-any-return]
-
-    # Epoch 0: the untrained network on one batch, through a copy, since batch norm counts what it sees.
     try:
-        with torch.no_grad():
-            first = step_on(watch.train_rows[: params.batch_size], copy.deepcopy(objective))
-    except ValueError as error:  # a backbone of one image size that the views do not have
-        raise UserError(f"params.yaml: pretrain: {error}") from None
-    history = [_row(0, 0.0, [_scalars(first)]) | watch.measure()]
+        objective.check_collection(len(watch.train_rows))
+    except ValueError as error:
+        raise UserError(f"params.yaml: pretrain.{params.method}.{error}") from None
+    plan = _Plan(params, len(watch.train_rows))
+    optimizer = build_optimizer(objective, objective.constant_lr_parameters(), params.optimizer)
+    # float16 alone needs it: it has no exponents for small gradients
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+    generator = torch.Generator(device).manual_seed(params.seed)
+    batches = Batches(images, device)
 
-    seconds, step = 0.0, 0
-    best_loss, best_epoch, best_weights = math.inf, 0, untrained
-    bar = tqdm(total=num_steps, desc="pretrain", unit=" steps", disable=None)
-    bar.write(_line(history[-1], params.epochs))
-    for epoch in range(1, params.epochs + 1):
-        started = shown = time.perf_counter()
-        taken: list[dict[str, Tensor]] = []
-        batches = _batches(shuffle.permutation(watch.train_rows), params.batch_size)
-        for _ in range(steps_per_epoch):
-            lr = learning_rate(params.optimizer, peak, step, num_steps, warmup_steps)
-            set_learning_rate(optimizer, lr, peak)
-            optimizer.zero_grad()
-            for _ in range(accumulate):
-                rows = next(batches)
-                outcome = step_on(rows, objective)
-                (outcome.loss / accumulate).backward()  # type: ignore[no-untyped-call]
+    def step_on(rows: Rows, batch: Tensor, forward: Callable[..., Step]) -> Step:
+        views = make_views(batch, params.views, generator, params.num_views)
+        with torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32"):
+            batch_labels = torch.from_numpy(labels[rows]).to(device, non_blocking=True)
+            return forward([(view - mean) / std for view in views], batch_labels)
+
+    run = RunState(
+        modules={"objective": objective, "optimizer": optimizer, "scaler": scaler, **watch.modules},
+        generators={"views": generator, "probe": watch.generator},
+        shuffle=np.random.default_rng(params.seed),
+    )
+    goes_on = checkpoints is not None and checkpoints.load(run.load_state_dict)
+    if not goes_on:
+        # Epoch 0: the untrained network on one batch, through a copy, since batch norm counts what it sees.
+        try:
+            with torch.no_grad():
+                ((rows, batch),) = batches.read([watch.train_rows[: params.batch_size]])
+                first = step_on(rows, batch, copy.deepcopy(objective))
+        except ValueError as error:  # a backbone of one image size that the views do not have
+            raise UserError(f"params.yaml: pretrain: {error}") from None
+        run.history.append(_row(0, 0.0, [_scalars(first)]) | watch.measure())
+    on_epoch(run.history)
+
+    patience = params.early_stopping.patience
+    accumulate = params.optimizer.accumulate
+    steps_done = plan.steps_before(run.epoch, run.step)
+    with (
+        Progress(plan.num_steps, steps_done, params.epochs) as progress,
+        deferred_interrupts(active=checkpoints is not None) as interrupts,
+    ):
+        if goes_on:
+            progress.say(f"goes on in epoch {run.epoch}, after step {run.step} of {plan.steps_per_epoch}")
+        else:
+            progress.show_epoch(run.history[-1])
+        while run.epoch <= params.epochs and not run.is_stale(patience):
+            order = run.shuffled(watch.train_rows)
+            todo = islice(_batches(order, params.batch_size), run.step * accumulate, plan.batches_per_epoch)
+            run.start_clock()
+            for number, (rows, batch) in enumerate(batches.read(todo), start=1):
+                outcome = step_on(rows, batch, forward)
+                scaler.scale(outcome.loss / accumulate).backward()  # type: ignore[no-untyped-call]
                 watch.teach(outcome.features, rows)
-                taken.append(_scalars(outcome))
-            clip_gradient(objective, params.optimizer.clip_norm)
-            optimizer.step()
-            step += 1
-            bar.update()
-            if time.perf_counter() - shown > _SECONDS_BETWEEN_LOSSES:
-                shown = time.perf_counter()
-                num_views = params.num_views * params.batch_size * len(taken)
-                # reading the loss waits for the device, so it is read only when it is shown
-                loss, rate = taken[-1]["loss"].item(), num_views / (shown - started)
-                bar.set_postfix_str(f"loss {loss:.3f}, lr {lr:.3g}, {rate:.0f} views/s")
-        row = _row(epoch, lr, taken)
-        seconds += time.perf_counter() - started
-        if not math.isfinite(row["loss"]):
-            raise UserError(
-                f"the loss is no longer finite in epoch {epoch} (learning rate {lr:.3g}): "
-                "lower pretrain.optimizer.lr in params.yaml"
-            )
-        history.append(row | watch.measure())
-        bar.write(_line(history[-1], params.epochs))
-        _check_collapse(history[-1], section.output_dim, params)
-        if params.early_stopping.patience is not None:
-            if row["loss"] < best_loss:
-                best_loss, best_epoch, best_weights = row["loss"], epoch, _on_cpu(backbone.module)
-            elif epoch - best_epoch >= params.early_stopping.patience:
-                bar.write(f"no lower loss for {epoch - best_epoch} epochs: the weights of epoch {best_epoch}")
-                break
-    bar.close()
+                run.taken.append(_scalars(outcome))
+                if number % accumulate:
+                    continue
+                lr = plan.learning_rate(run.epoch, run.step)
+                set_learning_rate(optimizer, lr, plan.peak)
+                scaler.unscale_(optimizer)
+                clip_gradient(objective, params.optimizer.clip_norm)
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+                run.step += 1
+                if progress.step(accumulate * params.num_views * params.batch_size):
+                    # reading the loss waits for the device, so it is read only when it is shown
+                    progress.show(run.taken[-1]["loss"].item(), lr)
+                    _check_finite(run, plan, checkpoints)
+                if interrupts.signal is not None:
+                    break
+                if checkpoints is not None and progress.minutes_since_saved > params.checkpoint.minutes:
+                    _save(checkpoints, run, plan, progress)
+            _check_finite(run, plan, checkpoints)
+            run.stop_clock()
+            if run.step == plan.steps_per_epoch:
+                lr = plan.learning_rate(run.epoch, run.step - 1)
+                run.history.append(_row(run.epoch, lr, run.taken) | watch.measure())
+                progress.show_epoch(run.history[-1])
+                on_epoch(run.history)
+                _check_collapse(run.history[-1], section.output_dim, params)
+                if patience is not None:
+                    run.keep_best(backbone.module)
+                run.end_epoch()
+            if checkpoints is not None:
+                if interrupts.signal is not None:
+                    saved = _save(checkpoints, run, plan, progress)
+                    raise StoppedError(_farewell(run, plan, saved), interrupts.signal)
+                if (run.epoch - 1) % params.checkpoint.epochs == 0:
+                    _save(checkpoints, run, plan, progress)
+        if run.is_stale(patience):
+            progress.say(f"no lower loss for {patience} epochs: the weights of epoch {run.best_epoch}")
 
-    stops_early = params.early_stopping.patience is not None
-    num_epochs = len(history) - 1
-    num_views = params.num_views * params.batch_size * accumulate * steps_per_epoch * num_epochs
+    num_epochs = len(run.history) - 1
+    num_views = params.num_views * params.batch_size * plan.batches_per_epoch * num_epochs
     return TrainingRun(
-        backbone=best_weights if stops_early else _on_cpu(backbone.module),
+        backbone=weights_on_cpu(backbone.module) if run.best_weights is None else run.best_weights,
         untrained=untrained,
         feature_dim=backbone.feature_dim,
         statistics=statistics,
-        history=history,
+        history=run.history,
         device=device.type,
         precision=precision,
-        seconds=seconds,
-        views_per_s=num_views / seconds if seconds else 0.0,
+        seconds=run.seconds,
+        views_per_s=num_views / run.seconds if run.seconds else 0.0,
     )
+
+
+class _Plan:
+    """How many steps there are, and the learning rate of each.
+
+    Raises:
+        UserError: the batches of one step are more than the images.
+    """
+
+    def __init__(self, params: Pretrain, num_images: int) -> None:
+        accumulate = params.optimizer.accumulate
+        self._optimizer = params.optimizer
+        self.steps_per_epoch = num_images // params.batch_size // accumulate
+        if self.steps_per_epoch == 0:
+            times = f" times optimizer.accumulate ({accumulate})" if accumulate > 1 else ""
+            raise UserError(
+                f"params.yaml: pretrain.batch_size: {params.batch_size}{times} is more than the "
+                f"{num_images} images there are to train on (the rest is held out): choose a smaller batch"
+            )
+        self.batches_per_epoch = self.steps_per_epoch * accumulate
+        self.num_steps = params.epochs * self.steps_per_epoch
+        self.warmup_steps = round(params.optimizer.warmup_epochs * self.steps_per_epoch)
+        self.peak = peak_learning_rate(params.optimizer, params.batch_size * accumulate)
+
+    def steps_before(self, epoch: int, step: int) -> int:
+        """Of the whole run, before a step of an epoch."""
+        return (epoch - 1) * self.steps_per_epoch + step
+
+    def learning_rate(self, epoch: int, step: int) -> float:
+        """Of step `step`, from 0, of an epoch, from 1."""
+        done = self.steps_before(epoch, step)
+        return learning_rate(self._optimizer, self.peak, done, self.num_steps, self.warmup_steps)
 
 
 def _build(params: Pretrain, image_size: int) -> Backbone:
@@ -206,13 +266,6 @@ def _batches(rows: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.in
         yield rows[start : start + batch_size]
 
 
-def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: value.detach().cpu().contiguous().clone(memory_format=torch.contiguous_format)
-        for name, value in module.state_dict().items()
-    }
-
-
 def _scalars(step: Step) -> dict[str, Tensor]:
     """What is kept of a step until its epoch ends, and nothing that holds a tensor of the batch in memory.
 
@@ -220,6 +273,43 @@ def _scalars(step: Step) -> dict[str, Tensor]:
     spread of the backbone's own features is recorded too.
     """
     return {"loss": step.loss.detach()} | step.metrics | {"feature_std": projection_std(step.features)}
+
+
+def _check_finite(run: RunState, plan: _Plan, checkpoints: Checkpoints | None) -> None:
+    """Stops a run whose loss is no longer finite, before anything good is overwritten."""
+    losses = torch.stack([taken["loss"] for taken in run.taken]) if run.taken else torch.zeros(1)
+    if bool(losses.isfinite().all()):
+        return
+    first = int((~losses.isfinite()).nonzero()[0]) * plan.steps_per_epoch // plan.batches_per_epoch
+    newest = checkpoints.newest() if checkpoints is not None else None
+    kept = f"; the last good checkpoint is {newest}" if newest is not None else ""
+    raise UserError(
+        f"the loss is no longer finite in epoch {run.epoch}, at step {first + 1} of {plan.steps_per_epoch} "
+        f"(learning rate {plan.learning_rate(run.epoch, first):.3g}): lower pretrain.optimizer.lr in "
+        f"params.yaml{kept}"
+    )
+
+
+def _save(checkpoints: Checkpoints, run: RunState, plan: _Plan, progress: Progress) -> bool:
+    """Saves a state known to be good. A disk that is full is said, and the run goes on."""
+    _check_finite(run, plan, checkpoints)
+    run.stop_clock()
+    try:
+        checkpoints.save(run.state_dict(), plan.steps_before(run.epoch, run.step))
+    except OSError as error:
+        tqdm.write(f"warning: no checkpoint saved: {error.strerror or error}", file=sys.stderr)
+        return False
+    finally:
+        progress.note_saved()
+        run.start_clock()
+    return True
+
+
+def _farewell(run: RunState, plan: _Plan, saved: bool) -> str:
+    where = f"interrupted in epoch {run.epoch} after step {run.step} of {plan.steps_per_epoch}"
+    if saved:
+        return f"{where}; saved: the same command goes on from here"
+    return f"{where}; it could not be saved: the same command goes on from the last checkpoint"
 
 
 def _check_collapse(row: dict[str, float], output_dim: int, params: Pretrain) -> None:
@@ -244,8 +334,3 @@ def _row(epoch: int, lr: float, steps: list[dict[str, Tensor]]) -> dict[str, flo
     return {"epoch": epoch, "loss": loss, "lr": lr} | {
         name: column.nanmean().item() for name, column in columns.items()
     }
-
-
-def _line(row: dict[str, float], epochs: int) -> str:
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
-    return f"epoch {row['epoch']:.0f}/{epochs}: {figures}"

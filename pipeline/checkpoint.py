@@ -1,0 +1,78 @@
+"""Checkpoints: a run that was stopped at any moment goes on where it was."""
+
+import hashlib
+import io
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from pipeline.artifacts import atomic_file
+
+_KEPT = 2  # the last, and the one before should the last be damaged
+_HASH_DIGITS = 16
+
+
+class Checkpoints:
+    """The last two states of one run, each a file that carries the hash of its bytes in its name.
+
+    Args:
+        folder: of this run alone: its name is a hash of all that the run depends on. It lies outside the
+            chain's outputs, which DVC may delete.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, state: dict[str, Any], step: int) -> None:
+        """Writes the state atomically and removes all but the last two.
+
+        Args:
+            state: of plain values and tensors.
+            step: of the whole run; later states have larger ones.
+
+        Raises:
+            OSError: it could not be written; the earlier ones are whole.
+        """
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getvalue()
+        with atomic_file(self.folder / f"{step:010d}-{_hash(content)}.pt") as partial:
+            partial.write_bytes(content)
+        for old in self._files()[:-_KEPT]:
+            old.unlink()
+
+    def load(self, into: Callable[[dict[str, Any]], None]) -> bool:
+        """Gives the newest state that is whole to `into`; False where there is none.
+
+        A damaged file is set aside under the name `*.damaged`, with a line on stderr, and the one before it
+        is taken.
+        """
+        for path in reversed(self._files()):
+            content = path.read_bytes()
+            if path.stem.endswith(_hash(content)):
+                into(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+                return True
+            aside = path.with_suffix(".damaged")
+            path.replace(aside)
+            tqdm.write(f"warning: checkpoint set aside, it is damaged: {aside}", file=sys.stderr)
+        return False
+
+    def newest(self) -> Path | None:
+        """The file that the run would go on from."""
+        return max(self._files(), default=None)
+
+    def remove(self) -> None:
+        """Once the run is done nothing of it is needed."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("*.pt"))
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:_HASH_DIGITS]
