@@ -1,0 +1,69 @@
+"""The GPU's path without a GPU: CUDA tensors that have shapes and no numbers refuse to meet the CPU's."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from models.backbones import build_backbone
+from models.methods import METHODS
+from pipeline.optimizers import build_optimizer, clip_gradient
+from pipeline.params import Params, Views
+from pipeline.training import _scalars
+from pipeline.views import make_views
+
+CUDA = torch.device("cuda")
+
+
+class CudaGenerator(torch.Generator):
+    """Says that it draws on the GPU; where there is none a real one cannot be made."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return CUDA
+
+
+@pytest.fixture(autouse=True)
+def fake_tensors() -> Iterator[None]:
+    with FakeTensorMode():
+        yield
+
+
+def every_operation(views: Views) -> Views:
+    """All of them happen, each to half of the images."""
+    values: dict[str, Any] = views.model_dump()
+    for operation in values:
+        if operation != "size":
+            values[operation]["p"] = 0.5
+    values["color_jitter"] |= {"saturation": 0.4, "hue": 0.1}
+    return Views.model_validate(values)
+
+
+def test_a_tensor_of_the_cpu_would_be_found() -> None:
+    with pytest.raises(RuntimeError, match="two devices"):
+        torch.zeros(4, device=CUDA) + torch.arange(4)
+
+
+@pytest.mark.parametrize("backbone_name", ["resnet20", "resnet10"])
+@pytest.mark.parametrize("method", METHODS)
+def test_views_forward_loss_and_step_stay_on_the_gpu(method: str, backbone_name: str, params: Params) -> None:
+    section = getattr(params.pretrain, method).model_dump()
+    with CUDA:  # the modules are made there: fake tensors cannot be moved
+        backbone = build_backbone(backbone_name, width=4, image_size=32)
+        objective = METHODS[method](backbone.module, backbone.feature_dim, **section)
+    optimizer = build_optimizer(objective, objective.constant_lr_parameters(), params.pretrain.optimizer)
+    batch = torch.zeros(16, 32, 32, 3, dtype=torch.uint8, device=CUDA)
+    labels = torch.zeros(16, dtype=torch.int64, device=CUDA)
+    half = torch.full((3, 1, 1), 0.5, device=CUDA)
+
+    views = make_views(batch, every_operation(params.pretrain.views), CudaGenerator())
+    assert all(view.device.type == "cuda" for view in views)
+    step = objective([(view - half) / half for view in views], labels)
+    for weight in objective.parameters():  # backward itself asks for a GPU's streams
+        weight.grad = torch.zeros_like(weight)
+    clip_gradient(objective, 1.0)
+    optimizer.step()
+    for value in (*_scalars(step).values(), *objective.state_dict().values()):
+        assert value.device.type == "cuda"
