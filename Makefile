@@ -12,7 +12,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help install repro check test bench clean
+.PHONY: help install repro check test bench verify clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -33,6 +33,15 @@ test: check  ## everything that must hold: `make check`, then the tests
 
 bench: $(VENV)/installed-bench  ## the training step beside lightly's, in one run
 	python -m benchmarks.simclr_step
+
+verify: $(VENV)/installed  ## run the committed chain twice, in two clones, and compare every hash of dvc.lock
+	rm -rf .lookalike/verify
+	for side in first second; do \
+		git clone --quiet . .lookalike/verify/$$side; \
+		(cd .lookalike/verify/$$side && dvc repro); \
+	done
+	diff .lookalike/verify/first/dvc.lock .lookalike/verify/second/dvc.lock
+	@echo "verify: every hash of dvc.lock is the same in both"
 
 clean:  ## remove the environment; data/ and the DVC cache stay
 	rm -rf $(VENV)

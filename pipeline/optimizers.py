@@ -23,7 +23,8 @@ def build_optimizer(
         params: of the optimiser.
 
     Returns:
-        An optimiser whose groups say by `schedule` whether their rate follows the schedule.
+        An optimiser whose groups say by `schedule` whether their rate, which `set_learning_rate` gives them,
+        follows the schedule.
 
     Source: LARS: You et al. 2017, arXiv:1708.03888, as timm has it; AdamW: Loshchilov and Hutter 2017,
     arXiv:1711.05101.
@@ -57,12 +58,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, peak: float) 
         group["lr"] = lr if group["schedule"] else peak
 
 
-def peak_learning_rate(params: Optimizer, batch_size: int) -> float:
-    """`params.lr`, or as much of it as the batch is of 256 images where `params.scale_lr` says so.
+def peak_learning_rate(lr: float, params: Optimizer, batch_size: int) -> float:
+    """`lr`, or as much of it as the batch is of 256 images where `params.scale_lr` says so.
 
     Source: Goyal et al. 2017, arXiv:1706.02677, the linear scaling rule, as SimCLR and SimSiam use it.
     """
-    return params.lr * batch_size / REFERENCE_BATCH if params.scale_lr else params.lr
+    return lr * batch_size / REFERENCE_BATCH if params.scale_lr else lr
 
 
 def learning_rate(params: Optimizer, peak: float, step: int, num_steps: int, warmup_steps: int) -> float:

@@ -75,7 +75,21 @@ class Backbone(Section):
     pretrained: bool
 
 
-class SimCLR(Section):
+class Method(Section):
+    """What every method's section has.
+
+    Attributes:
+        lr: the method's own learning rate; null: that of the optimizer's section.
+    """
+
+    lr: Positive | None
+
+    def arguments(self) -> dict[str, Any]:
+        """What the method's class in models/ is called with."""
+        return self.model_dump(exclude={"lr"})
+
+
+class SimCLR(Method):
     """Chen et al. 2020, arXiv:2002.05709."""
 
     hidden_dim: Count
@@ -84,7 +98,7 @@ class SimCLR(Section):
     temperature: Positive
 
 
-class SimSiam(Section):
+class SimSiam(Method):
     """Chen and He 2020, arXiv:2011.10566."""
 
     hidden_dim: Count
@@ -94,7 +108,7 @@ class SimSiam(Section):
     constant_predictor_lr: bool
 
 
-class NNCLR(Section):
+class NNCLR(Method):
     """Dwibedi et al. 2021, arXiv:2104.14548; `keras` is the loss of the Keras example."""
 
     hidden_dim: Count
@@ -268,6 +282,24 @@ class Pretrain(Section):
     tensorboard: bool
     views: Views
     monitor: Monitor
+
+    @property
+    def method_section(self) -> SimCLR | SimSiam | NNCLR:
+        """That of the method that is trained."""
+        match self.method:
+            case "simclr":
+                return self.simclr
+            case "simsiam":
+                return self.simsiam
+            case "nnclr":
+                return self.nnclr
+
+    @property
+    def peak_lr(self) -> tuple[str, float]:
+        """The key that says the learning rate of this method, and its value."""
+        if self.method_section.lr is None:
+            return "pretrain.optimizer.lr", self.optimizer.lr
+        return f"pretrain.{self.method}.lr", self.method_section.lr
 
     @model_validator(mode="after")
     def _warmup_ends_before_training(self) -> "Pretrain":

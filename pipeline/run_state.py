@@ -53,7 +53,7 @@ class RunState:
         self.best_loss, self.best_epoch = math.inf, 0
         self.best_weights: dict[str, Tensor] | None = None
         self.seconds = 0.0
-        self.start_clock()
+        self._clock_started: float | None = None
 
     def shuffled(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The order of the current epoch; again the same after its state was loaded."""
@@ -76,13 +76,14 @@ class RunState:
         return patience is not None and self.epoch - 1 - self.best_epoch >= patience
 
     def start_clock(self) -> None:
-        """What passed since the clock was stopped does not count."""
-        self._clock = time.perf_counter()
+        """From here on time counts as that of steps."""
+        self._clock_started = time.perf_counter()
 
     def stop_clock(self) -> None:
-        """Adds the time since the clock was started to `seconds`."""
-        self.seconds += time.perf_counter() - self._clock
-        self.start_clock()
+        """Adds the time since the clock was started to `seconds`; a clock that stands adds nothing."""
+        if self._clock_started is not None:
+            self.seconds += time.perf_counter() - self._clock_started
+        self._clock_started = None
 
     def state_dict(self) -> dict[str, Any]:
         """Of tensors and plain values."""

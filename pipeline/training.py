@@ -100,9 +100,10 @@ def train(
         torch.tensor(values, device=device).view(3, 1, 1) for values in (statistics.mean, statistics.std)
     )
     untrained = weights_on_cpu(backbone.module)
-    section = getattr(params, params.method)
     # channels_last: 1.3 times the views/s of NCHW on two cores
-    objective = METHODS[params.method](backbone.module, backbone.feature_dim, **section.model_dump())
+    objective = METHODS[params.method](
+        backbone.module, backbone.feature_dim, **params.method_section.arguments()
+    )
     objective = objective.to(device).to(memory_format=torch.channels_last)
     forward = torch.compile(objective) if params.compile else objective
 
@@ -186,7 +187,7 @@ def train(
                 run.history.append(_row(run.epoch, lr, run.taken) | watch.measure())
                 progress.show_epoch(run.history[-1])
                 on_epoch(run.history)
-                _check_collapse(run.history[-1], section.output_dim, params)
+                _check_collapse(run.history[-1], params)
                 if patience is not None:
                     run.keep_best(backbone.module)
                 run.end_epoch()
@@ -234,7 +235,8 @@ class _Plan:
         self.batches_per_epoch = self.steps_per_epoch * accumulate
         self.num_steps = params.epochs * self.steps_per_epoch
         self.warmup_steps = round(params.optimizer.warmup_epochs * self.steps_per_epoch)
-        self.peak = peak_learning_rate(params.optimizer, params.batch_size * accumulate)
+        self.lr_key, lr = params.peak_lr
+        self.peak = peak_learning_rate(lr, params.optimizer, params.batch_size * accumulate)
 
     def steps_before(self, epoch: int, step: int) -> int:
         """Of the whole run, before a step of an epoch."""
@@ -285,7 +287,7 @@ def _check_finite(run: RunState, plan: _Plan, checkpoints: Checkpoints | None) -
     kept = f"; the last good checkpoint is {newest}" if newest is not None else ""
     raise UserError(
         f"the loss is no longer finite in epoch {run.epoch}, at step {first + 1} of {plan.steps_per_epoch} "
-        f"(learning rate {plan.learning_rate(run.epoch, first):.3g}): lower pretrain.optimizer.lr in "
+        f"(learning rate {plan.learning_rate(run.epoch, first):.3g}): lower {plan.lr_key} in "
         f"params.yaml{kept}"
     )
 
@@ -312,8 +314,9 @@ def _farewell(run: RunState, plan: _Plan, saved: bool) -> str:
     return f"{where}; it could not be saved: the same command goes on from the last checkpoint"
 
 
-def _check_collapse(row: dict[str, float], output_dim: int, params: Pretrain) -> None:
+def _check_collapse(row: Row, params: Pretrain) -> None:
     """Says, or stops, when the projections of all images are nearly the same."""
+    output_dim = params.method_section.output_dim
     share = row["projection_std"] * math.sqrt(output_dim)
     if share >= params.collapse.threshold:
         return
@@ -323,7 +326,7 @@ def _check_collapse(row: dict[str, float], output_dim: int, params: Pretrain) ->
         f"pretrain.collapse.threshold ({params.collapse.threshold:.0%})"
     )
     if params.collapse.action == "stop":
-        raise UserError(f"{message}: lower pretrain.optimizer.lr, or check the method's params")
+        raise UserError(f"{message}: lower {params.peak_lr[0]}, or check the method's params")
     tqdm.write(f"warning: {message}", file=sys.stderr)
 
 

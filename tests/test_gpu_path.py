@@ -49,7 +49,7 @@ def test_a_tensor_of_the_cpu_would_be_found() -> None:
 @pytest.mark.parametrize("backbone_name", ["resnet20", "resnet10"])
 @pytest.mark.parametrize("method", METHODS)
 def test_views_forward_loss_and_step_stay_on_the_gpu(method: str, backbone_name: str, params: Params) -> None:
-    section = getattr(params.pretrain, method).model_dump()
+    section = getattr(params.pretrain, method).arguments()
     with CUDA:  # the modules are made there: fake tensors cannot be moved
         backbone = build_backbone(backbone_name, width=4, image_size=32)
         objective = METHODS[method](backbone.module, backbone.feature_dim, **section)

@@ -41,8 +41,8 @@ def test_a_run_without_warm_up_starts_at_the_peak(params: Params) -> None:
 
 
 def test_the_rate_scales_with_the_batch_where_it_is_asked_to(params: Params) -> None:
-    assert peak_learning_rate(chosen(params, lr=0.05, scale_lr=True), 512) == pytest.approx(0.1)
-    assert peak_learning_rate(chosen(params, lr=0.05, scale_lr=False), 512) == 0.05
+    assert peak_learning_rate(0.05, chosen(params, scale_lr=True), 512) == pytest.approx(0.1)
+    assert peak_learning_rate(0.05, chosen(params, scale_lr=False), 512) == 0.05
 
 
 @pytest.mark.parametrize("name", ["sgd", "lars", "adam", "adamw"])

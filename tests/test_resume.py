@@ -15,11 +15,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+import pipeline.monitor
 import pipeline.training
 from pipeline.checkpoint import Checkpoints
 from pipeline.errors import StoppedError, UserError
 from pipeline.params import Params, Pretrain
 from pipeline.training import TrainingRun, train
+from tests.conftest import ROOT
 from tests.test_training import changed
 
 METHODS = ("simclr", "simsiam", "nnclr")
@@ -196,6 +198,22 @@ def test_a_signal_ends_the_step_and_saves_it(
     assert_equal_runs(train(images, LABELS, tiny(params), checkpoints), train(images, LABELS, tiny(params)))
 
 
+def test_the_clock_counts_steps_and_neither_measuring_nor_saving(
+    params: Params, images: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = pipeline.monitor.Watch.measure
+
+    def slowly(watch: Any) -> Any:
+        time.sleep(2)
+        return measure(watch)
+
+    monkeypatch.setattr(pipeline.monitor.Watch, "measure", slowly)
+    started = time.perf_counter()
+    run = train(images, LABELS, tiny(params, epochs=1), Checkpoints(tmp_path / "run"))
+    assert run.seconds < time.perf_counter() - started - 4
+    assert run.views_per_s == pytest.approx(2 * 8 * 8 / run.seconds)
+
+
 KILLED = """
 import sys
 from pathlib import Path
@@ -221,6 +239,7 @@ def test_kill_9_at_random_moments_changes_no_byte(
     (tmp_path / "params.json").write_text(run_params.model_dump_json())
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     rng = np.random.default_rng(METHODS.index(method))
+    ends = set()
     for _ in range(3):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
@@ -228,8 +247,34 @@ def test_kill_9_at_random_moments_changes_no_byte(
         time.sleep(rng.uniform(0, 1))
         process.kill()
         process.communicate()
+        ends.add(process.returncode)
+    assert -signal.SIGKILL in ends
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     undisturbed = train(images, LABELS, run_params)
     with np.load(tmp_path / "weights.npz") as weights:
         for name, weight in undisturbed.backbone.items():
             np.testing.assert_array_equal(weights[name], weight.numpy())
+
+
+@pytest.mark.slow
+def test_the_stage_goes_on_after_ctrl_c_and_leaves_no_checkpoint(small_chain: Path, chain_copy: Path) -> None:
+    command = [sys.executable, "-m", "stages.pretrain"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, cwd=chain_copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert "epoch 0/" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 128 + signal.SIGINT
+    assert "; saved: the same command goes on from here" in stderr.splitlines()[-1]
+    (folder,) = (chain_copy / ".lookalike/checkpoints").iterdir()
+    done = subprocess.run(
+        command, cwd=chain_copy, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    )
+    assert "goes on in epoch 1, after step" in done.stdout
+    assert not folder.exists()
+    for name in ("pretrain/backbone.safetensors", "pretrain/history.tsv", "report/views.png"):
+        assert (chain_copy / "data" / name).read_bytes() == (small_chain / "data" / name).read_bytes(), name
+    assert "knn_top1" in (chain_copy / ".lookalike/live/report.html").read_text()

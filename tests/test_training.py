@@ -1,6 +1,9 @@
 """The training loop: schedule, decay, statistics, held-out part, and the same bytes twice."""
 
 import math
+import os
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ from numpy.typing import NDArray
 from models.backbones import build_backbone
 from models.methods import METHODS
 from models.objective import Step
+from pipeline.checkpoint import Checkpoints
 from pipeline.errors import UserError
 from pipeline.params import Params, Pretrain
 from pipeline.pixels import pixel_statistics
@@ -138,6 +142,25 @@ def test_a_collection_smaller_than_a_batch_is_refused(tiny: Pretrain, images: ND
         train(images[:10], LABELS[:10], tiny)
 
 
+def test_a_queue_larger_than_the_collection_is_refused(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
+    chosen = changed_run(tiny, **{"method": "nnclr", "nnclr.queue_size": 55})
+    with pytest.raises(UserError, match=r"pretrain\.nnclr\.queue_size: 55 is more than the 54 images"):
+        train(images, LABELS, chosen)
+    chosen = changed_run(tiny, **{"method": "nnclr", "nnclr.queue_size": 54, "epochs": 1})
+    assert math.isfinite(train(images, LABELS, chosen).history[-1]["loss"])
+
+
+def test_a_method_has_its_own_learning_rate_or_the_optimizers(
+    tiny: Pretrain, images: NDArray[np.uint8]
+) -> None:
+    assert tiny.peak_lr == ("pretrain.optimizer.lr", 0.05)
+    own = changed_run(tiny, **{"simclr.lr": 0.02})
+    assert own.peak_lr == ("pretrain.simclr.lr", 0.02)
+    assert train(images, LABELS, own).history[1]["lr"] == pytest.approx(0.02)  # the warm-up's last step
+    with pytest.raises(UserError, match=r"lower pretrain\.simclr\.lr"):
+        train(images, LABELS, changed_run(tiny, **{"simclr.lr": 1e30}))
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
     values = tiny.model_dump()
     values["optimizer"]["lr"] = 1e30
@@ -254,3 +277,40 @@ def test_what_is_kept_of_a_step_holds_no_tensor_of_its_batch() -> None:
     kept = _scalars(step)
     assert list(kept) == ["loss", "top1", "feature_std"]
     assert sum(value.untyped_storage().nbytes() for value in kept.values()) <= 3 * 8
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory of Linux")
+def test_two_thousand_steps_take_no_more_memory_than_two_hundred(
+    tiny: Pretrain, images: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    """With a queue, and each epoch of a hundred steps measured and saved."""
+    resident: list[int] = []
+    many, labels = np.tile(images, (10, 1, 1, 1)), np.tile(LABELS, 10)
+    sizes = {"epochs": 20, "batch_size": 5, "views.size": 8, "nnclr.queue_size": 200}
+    train(
+        many,
+        labels,
+        changed_run(tiny, **{"method": "nnclr"} | sizes),
+        Checkpoints(tmp_path / "run"),
+        on_epoch=lambda history: resident.append(resident_bytes()),
+    )
+    assert len(resident) == 21
+    assert max(resident[2:]) - resident[2] < 8 << 20
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_learns_what_the_run_as_written_learns(
+    tiny: Pretrain, images: NDArray[np.uint8]
+) -> None:
+    written = train(images, LABELS, tiny)
+    compiled = train(images, LABELS, changed_run(tiny, compile=True))
+    assert list(compiled.backbone) == list(written.backbone)
+    # the first epoch; fused sums round otherwise, and later steps part ways
+    assert compiled.history[1]["loss"] == pytest.approx(written.history[1]["loss"], rel=0.02)
