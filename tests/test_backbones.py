@@ -167,7 +167,9 @@ def test_resnet20v2_pools_what_its_last_norm_and_relu_give() -> None:
     torch.manual_seed(0)
     module = build_backbone("resnet20v2", width=8, image_size=16).module
     pooled: list[torch.Tensor] = []
-    module.get_submodule("norm").register_forward_hook(lambda _module, _inputs, out: pooled.append(out))
+    module.get_submodule("norm").register_forward_hook(
+        lambda _module, _inputs, out: pooled.append(out.clone())
+    )
     features = module(torch.randn(4, 3, 16, 16))
     assert pooled[0].min() < 0 <= features.min()
     torch.testing.assert_close(features, pooled[0].clamp(min=0).mean(dim=(2, 3)))

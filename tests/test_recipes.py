@@ -188,7 +188,7 @@ def test_a_recipe_mends_values_that_were_wrong(project: Path) -> None:
             "-S 'pretrain.epochs': should be KEY=VALUE, like -S pretrain.epochs=20",
         ),
         ("cifar10 -S =20", "-S '=20': should be KEY=VALUE, like -S pretrain.epochs=20"),
-        ("cifar10 -S lr=20", "-S: lr: params.yaml has no such key, did you mean pretrain.optimizer.lr or "),
+        ("cifar10 -S lr=20", "-S: lr: params.yaml has no such key, did you mean pretrain.simclr.lr or "),
         (
             "cifar10 -S width=9",
             "-S: width: params.yaml has no such key, did you mean pretrain.backbone.width?",
