@@ -44,6 +44,9 @@ def make_deterministic(seed: int) -> None:
     """Seeds torch and refuses operations whose result depends on timing."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for equal bytes
     torch.use_deterministic_algorithms(True)
+    # it would write NaN into every new tensor, to show whoever reads one before it is written: a fifth of a
+    # ResNet-20's step (docs/performance.md)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     torch.manual_seed(seed)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.errors import MachineError
-from pipeline.machine import choose_device, choose_precision
+from pipeline.machine import choose_device, choose_precision, make_deterministic
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -23,6 +23,14 @@ def test_precision_is_what_is_asked_and_auto_asks_the_processor() -> None:
     with open("/proc/cpuinfo") as file:  # noqa: PTH123
         native = "avx512_bf16" in file.read()
     assert choose_precision("auto", cpu) == ("bfloat16" if native else "float32")
+
+
+def test_determinism_does_not_fill_every_new_tensor() -> None:
+    make_deterministic(0)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        torch.empty(1000)
+    assert "aten::fill_" not in {event.key for event in profiler.key_averages()}
+    assert torch.are_deterministic_algorithms_enabled()
 
 
 FREED_AND_TAKEN_AGAIN = """
