@@ -2,7 +2,7 @@
 
     python -m benchmarks.cifar10 --archive cifar10.tar cifar10-short
     python -m benchmarks.cifar10 --archive cifar10.tar cifar10-short -S pretrain.method=nnclr
-    python -m benchmarks.cifar10 --archive cifar10.tar fast-cifar10 --validate -S pretrain.batch_size=512
+    python -m benchmarks.cifar10 --archive cifar10.tar cifar10-short --validate -S pretrain.batch_size=512
 
 Printed are the minutes of training (all in all, and of the steps alone) and kNN and linear probe of the
 trained and the untrained network, on the features as the encoder ships them. They are scored on the test
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from models.backbones import build_backbone
 from pipeline.artifacts import Artifacts
+from pipeline.errors import plain_errors
 from pipeline.evaluate import Labelled, score_knn, score_linear, split_stratified
 from pipeline.ingest import ingest
 from pipeline.knn import normalize
@@ -103,4 +104,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with plain_errors():
+        main()

@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from models.methods import METHODS
 from pipeline.recipes import lay_over, parse_setting
 
 SETTINGS = (
@@ -26,7 +27,6 @@ SETTINGS = (
     "pretrain.backbone.width=8",
     "pretrain.checkpoint.minutes=0.005",
 )
-METHODS = ("simclr", "simsiam", "nnclr")
 COMMAND = (sys.executable, "-m", "stages.pretrain")
 
 
