@@ -43,9 +43,8 @@ class ResNet(nn.Module):
         init_convolutions(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.blocks(
-            self.stem(images)
-        )  # [B, D, H/32, W/32]; H/8 after the small stem, H/16 after patch
+        # [B, D, H/32, W/32]; H/8 and W/8 after the small stem, H/16 and W/16 after the patch stem
+        features: Tensor = self.blocks(self.stem(images))
         return features.mean(dim=(2, 3))  # [B, D]
 
 

@@ -36,11 +36,15 @@ class Batches:
         self._images, self._device = images, device
         self._resident: Tensor | None = None
         if device.type == "cuda":
-            num_bytes = len(images) * images[np.zeros(1, dtype=np.int64)].nbytes
+            first = images[np.zeros(1, dtype=np.int64)]
             free, _ = torch.cuda.mem_get_info(device)
-            if num_bytes <= _SHARE_OF_FREE_MEMORY * free:
-                chunks = np.array_split(np.arange(len(images)), -(-len(images) // _ROWS_AT_ONCE))
-                self._resident = torch.cat([torch.from_numpy(images[rows]).to(device) for rows in chunks])
+            if len(images) * first.nbytes <= _SHARE_OF_FREE_MEMORY * free:
+                # filled in place: chunks put together at the end would take the room twice
+                shape = (len(images), *first.shape[1:])
+                self._resident = torch.empty(shape, dtype=torch.uint8, device=device)
+                for start in range(0, len(images), _ROWS_AT_ONCE):
+                    rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(images)))
+                    self._resident[start : start + len(rows)] = torch.from_numpy(images[rows])
 
     def read(self, batches: Iterable[Rows]) -> Iterator[tuple[Rows, Tensor]]:
         """Each batch of rows with its images, uint8 [B, H, W, 3] on the device, in the given order."""

@@ -128,7 +128,7 @@ class Watch:
         labels = self._labels[rows]
         if self._mild_views is not None:
             rows = rows[labels != UNLABELLED]
-            if len(rows) == 0:
+            if len(rows) < 2:  # one image has no batch statistics
                 return
             labels, features = self._labels[rows], self._features_of_mild_views(rows, self._mild_views)
         self.probe.learn(features, torch.from_numpy(labels).to(features.device))

@@ -96,6 +96,7 @@ def test_a_probe_with_mild_views_learns_from_the_labelled_alone_and_leaves_the_b
         return watch.probe.linear.weight.clone()
 
     assert torch.equal(lesson([2, 5, 8]), torch.zeros(2, backbone.feature_dim))
+    assert torch.equal(lesson([2, 5, 0]), torch.zeros(2, backbone.feature_dim))  # one has no batch statistics
     assert lesson([0, 1, 3, 4]).abs().max() > 0
     watch.probe = type(watch.probe)(backbone.feature_dim, 2, 0.01)
     labelled = lesson([0, 1, 3, 4])
