@@ -27,7 +27,6 @@ class LivePlots:
     def __init__(self, folder: Path, *, tensorboard: bool) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         self._num_rows = 0
-        self._live = Live(str(folder), report="html", save_dvc_exp=False, dvcyaml=None)
         self._writer = None
         if tensorboard:
             try:
@@ -38,6 +37,7 @@ class LivePlots:
                     "pip install -c constraints.txt tensorboard"
                 ) from None
             self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._live = Live(str(folder), report="html", save_dvc_exp=False, dvcyaml=None)
 
     def __enter__(self) -> "LivePlots":
         return self
@@ -47,6 +47,9 @@ class LivePlots:
     ) -> None:
         if self._writer is not None:
             self._writer.close()
+        repository = self._live._dvc_repo
+        if repository is not None:  # DVCLive opens the project's, and leaves its files open
+            repository.close()
 
     def show(self, history: list[Row]) -> None:
         """Adds the rows that are new; a figure that is not finite is left out."""

@@ -3,6 +3,8 @@
 import builtins
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,23 @@ def test_a_run_that_goes_on_shows_its_whole_history_once(tmp_path: Path) -> None
             plots.show(HISTORY[:end])
     losses = pd.read_csv(tmp_path / "live/plots/metrics/loss.tsv", sep="\t")
     assert losses["loss"].tolist() == [5.5, 4.25, 3.0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_no_file_of_the_project_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in (
+        "git init --quiet",
+        "dvc init --quiet",
+        "git add .",
+        "git -c user.name=a -c user.email=a@example.org commit --quiet -m packed",
+        "git gc --quiet",
+    ):
+        subprocess.run(command.split(), check=True)
+    with LivePlots(tmp_path / "live", tensorboard=False) as plots:
+        plots.show(HISTORY)
+    still_open = [descriptor.resolve() for descriptor in Path("/proc/self/fd").iterdir()]
+    assert not [path for path in still_open if path.is_relative_to(tmp_path)]
 
 
 def test_tensorboard_reads_the_event_files(tmp_path: Path) -> None:

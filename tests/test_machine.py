@@ -34,17 +34,18 @@ def test_determinism_does_not_fill_every_new_tensor() -> None:
 
 
 FREED_AND_TAKEN_AGAIN = """
-import resource, sys
+import resource, statistics, sys
 import torch
 from pipeline.machine import keep_freed_memory
 
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
-for step in range(12):
-    if step == 8:  # settled
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+faults = []
+for step in range(40):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.empty(64 << 20, dtype=torch.uint8).fill_(1)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(int(statistics.median(faults)))  # the first steps still make room
 """
 
 
@@ -54,6 +55,6 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
         mode: int(subprocess.check_output([sys.executable, "-c", FREED_AND_TAKEN_AGAIN, mode], text=True))
         for mode in ("keep", "give back")
     }
-    pages = 4 * (64 << 20) // 4096
+    pages = (64 << 20) // 4096
     assert faults["keep"] < 0.05 * pages
     assert faults["give back"] > 10 * faults["keep"]
