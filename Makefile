@@ -31,8 +31,9 @@ check: $(VENV)/installed-test  ## lint, format, types, import rules
 test: check  ## everything that must hold: `make check`, then the tests
 	pytest
 
-bench: $(VENV)/installed-bench  ## the training step beside lightly's, in one run
-	python -m benchmarks.simclr_step
+bench: $(VENV)/installed-bench  ## the training step beside its peers', in one run (ARCHIVE=cifar10.tar)
+	python -m benchmarks.simclr_step $(if $(ARCHIVE),--archive $(ARCHIVE))
+	python -m benchmarks.profile_step
 
 verify: $(VENV)/installed  ## run the committed chain twice, in two clones, and compare every hash of dvc.lock
 	rm -rf .lookalike/verify

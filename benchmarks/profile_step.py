@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="of each kind")
     args = parser.parse_args()
 
-    params = our_params(args.width)
+    params = our_params("lightly", args.backbone)
     device = choose_device("auto")
     precision = choose_precision("auto", device)
     make_deterministic(0)

@@ -1,33 +1,34 @@
-"""SimCLR's training step beside lightly's, on the same images, backbone and batch, in one run.
+"""SimCLR's training step beside its peers', on the same images, backbone and batch, in one run.
 
     make bench
-    python -m benchmarks.simclr_step --rounds 5 --archive cifar10.tar
+    python -m benchmarks.simclr_step --archive cifar10.tar
+    python -m benchmarks.simclr_step --archive cifar10.tar --backbone resnet20 --steps 14
 
-The peer is lightly 1.6's own recipe for small images: its `SimCLRTransform` on PIL images in two worker
-processes, its projection head and its `NTXentLoss`, float32. Ours is `pipeline.training.train` itself, with
-the same augmentations. The sides take turns; the medians of the rounds are printed. lightly's first two
-steps of a round, in which its workers fill their queue, are not counted; ours are all counted.
+The peers stand in `benchmarks/peers.py`. Ours is `pipeline.training.train` itself, with the augmentations of
+the peer that it is compared with. The sides take turns, each time in a process of its own; printed are the
+medians of the rounds, and the largest memory that the training process ever held. Against us: the first steps
+of the peers are not counted, ours all are, and the peers' memory is without that of their workers.
 """
 
 import argparse
 import io
+import multiprocessing
 import statistics
 import tarfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from lightly.loss import NTXentLoss
-from lightly.models.modules import SimCLRProjectionHead
-from lightly.transforms import SimCLRTransform
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
-from models.backbones import build_backbone
+from benchmarks import peers
+from models.backbones import BACKBONES, build_backbone
+from pipeline.errors import UserError, plain_errors
 from pipeline.machine import choose_device, choose_precision
 from pipeline.params import Pretrain, load_params
 from pipeline.sources.collection import Pixels
@@ -37,8 +38,8 @@ from pipeline.views import make_views
 
 BATCH_SIZE = 256
 HIDDEN_DIM, OUTPUT_DIM = 128, 64
-# `SimCLRTransform(input_size=32, gaussian_blur=0)` in our params
-LIGHTLY_VIEWS = {
+# lightly's `SimCLRTransform(input_size=32, gaussian_blur=0)` in our params
+VIEWS = {
     "size": 32,
     "crop": {"p": 1.0, "scale": {"low": 0.08, "high": 1.0}, "ratio": {"low": 0.75, "high": 4 / 3}},
     "horizontal_flip": {"p": 0.5},
@@ -49,64 +50,68 @@ LIGHTLY_VIEWS = {
     "blur": {"p": 0.0, "sigma": {"low": 0.1, "high": 2.0}},
     "solarize": {"p": 0.0, "threshold": 0.5},
 }
+BLURRED_VIEWS = VIEWS | {"blur": {"p": 1.0, "sigma": {"low": 0.1, "high": 2.0}}}
+PEERS = {"lightly": (peers.lightly, VIEWS), "sthalles": (peers.sthalles, BLURRED_VIEWS)}
 
 
-class PilImages(Dataset[list[torch.Tensor]]):
-    """What lightly's transform is made for: one PIL image at a time."""
+@dataclass(frozen=True)
+class Measured:
+    """Of one side in one round."""
 
-    def __init__(self, images: NDArray[np.uint8]) -> None:
-        self.images = images
-        self.transform = SimCLRTransform(input_size=32, gaussian_blur=0.0)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> list[torch.Tensor]:
-        views: list[torch.Tensor] = self.transform(Image.fromarray(self.images[index]))
-        return views
+    views_per_s: float
+    peak_mib: float
 
 
-def lightly_views_per_s(images: NDArray[np.uint8], width: int) -> float:
-    """One epoch of lightly's SimCLR: views per second after its first two steps."""
-    device = choose_device("auto")
+def measure_peer(peer: str, backbone_name: str, images: NDArray[np.uint8]) -> Measured:
+    """One epoch of a peer's step, and its process's memory."""
     torch.manual_seed(0)
-    backbone = build_backbone("resnet20", width=width, image_size=32)
-    head = SimCLRProjectionHead(backbone.feature_dim, HIDDEN_DIM, OUTPUT_DIM)
-    model = nn.Sequential(backbone.module, head).to(device)
-    criterion = NTXentLoss(temperature=0.5)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
-    loader = DataLoader(PilImages(images), BATCH_SIZE, shuffle=True, drop_last=True, num_workers=2)
-    seconds, last = [], time.perf_counter()
-    for view0, view1 in loader:
-        loss = criterion(model(view0.to(device)), model(view1.to(device)))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        loss.item()
-        seconds.append(time.perf_counter() - last)
-        last = time.perf_counter()
-    return 2 * BATCH_SIZE * len(seconds[2:]) / sum(seconds[2:])
+    backbone = build_backbone(backbone_name, width=None, image_size=peers.IMAGE_SIZE)
+    backbone.module.to(choose_device("auto"))
+    seconds = PEERS[peer][0](backbone, images, BATCH_SIZE, HIDDEN_DIM, OUTPUT_DIM)
+    return Measured(2 * BATCH_SIZE * len(seconds) / sum(seconds), peak_mib())
 
 
-def our_params(width: int) -> Pretrain:
-    """One epoch of the default run, with lightly's augmentations and dimensions."""
+def measure_ours(peer: str, backbone_name: str, images: NDArray[np.uint8]) -> Measured:
+    """One epoch of our loop with a peer's augmentations, and its process's memory."""
+    # a few more than whole batches, for the part that `train` holds out
+    padded = np.concatenate([images, images[: BATCH_SIZE // 2]])
+    labels = np.zeros(len(padded), dtype=np.int64)
+    run = train(padded, labels, our_params(peer, backbone_name))
+    return Measured(run.views_per_s, peak_mib())
+
+
+def our_params(peer: str, backbone_name: str) -> Pretrain:
+    """One epoch of the default run with a peer's augmentations and lightly's dimensions."""
     values = load_params().pretrain.model_dump()
-    values |= {"epochs": 1, "batch_size": BATCH_SIZE, "views": LIGHTLY_VIEWS}
-    values["backbone"] |= {"name": "resnet20", "width": width}
+    values |= {"epochs": 1, "batch_size": BATCH_SIZE, "views": PEERS[peer][1]}
+    values["backbone"] |= {"name": backbone_name, "width": None}
     values["simclr"] |= {"hidden_dim": HIDDEN_DIM, "output_dim": OUTPUT_DIM}
     values["optimizer"] |= {"warmup_epochs": 0.0}
     values["monitor"] |= {"holdout_fraction": 0.001, "bank_size": 1, "k": 1}
     return Pretrain.model_validate(values)
 
 
+def peak_mib() -> float:
+    """The most memory that this process held at a time; where the device has its own, the most of that."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    # not getrusage's, which a process takes over from the one that started it
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
 def seconds_of_views(images: NDArray[np.uint8], params: Pretrain) -> float:
-    """Making both views of one batch."""
+    """Making both views of one batch; the median of ten."""
     device = choose_device("auto")
     generator = torch.Generator(device).manual_seed(0)
-    started = time.perf_counter()
-    view0, view1 = make_views(torch.from_numpy(images[:BATCH_SIZE]).to(device), params.views, generator)
-    (view0.sum() + view1.sum()).item()  # waits for the device
-    return time.perf_counter() - started
+    batch = torch.from_numpy(images[:BATCH_SIZE]).to(device)
+    seconds = []
+    for _ in range(10):
+        started = time.perf_counter()
+        view0, view1 = make_views(batch, params.views, generator)
+        (view0.sum() + view1.sum()).item()  # waits for the device
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
 
 
 def read_archive(path: Path, count: int) -> NDArray[np.uint8]:
@@ -119,15 +124,40 @@ def read_archive(path: Path, count: int) -> NDArray[np.uint8]:
                 if file is not None:
                     yield np.asarray(Image.open(io.BytesIO(file.read())).convert("RGB"))
 
-    return np.stack([image for image, _ in zip(decoded(), range(count), strict=False)])
+    try:
+        return np.stack([image for image, _ in zip(decoded(), range(count), strict=False)])
+    except (OSError, tarfile.TarError) as error:
+        raise UserError(f"--archive {path}: {error}") from None
+
+
+def compare(backbone_name: str, images: NDArray[np.uint8], num_rounds: int) -> None:
+    """Prints our step beside each peer's."""
+    spawn = multiprocessing.get_context("spawn")
+    for peer in PEERS:
+        ours, theirs = [], []
+        for round_ in range(1, num_rounds + 1):
+            for measure, results in ((measure_peer, theirs), (measure_ours, ours)):
+                with ProcessPoolExecutor(1, mp_context=spawn) as process:
+                    results.append(process.submit(measure, peer, backbone_name, images).result())
+            rates = f"ours {ours[-1].views_per_s:.0f} views/s, {peer} {theirs[-1].views_per_s:.0f}"
+            print(f"{backbone_name}, round {round_}: {rates}", flush=True)
+        rate, peer_rate = (statistics.median(side.views_per_s for side in sides) for sides in (ours, theirs))
+        peak, peer_peak = (statistics.median(side.peak_mib for side in sides) for sides in (ours, theirs))
+        share = seconds_of_views(images, our_params(peer, backbone_name)) / (2 * BATCH_SIZE / rate)
+        print(
+            f"{backbone_name}: {rate:.0f} views/s, {rate / peer_rate:.2f} times {peer}'s {peer_rate:.0f}\n"
+            f"{backbone_name}: {peak:.0f} MiB, {peak / peer_peak:.2f} times {peer}'s {peer_peak:.0f}\n"
+            f"{backbone_name}: {peer}'s views are {100 * share:.1f} % of our step",
+            flush=True,
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--archive", type=Path, help="a .tar of 32 px images; without it, the MNIST digits")
+    parser.add_argument("--backbone", choices=BACKBONES, action="append", help="resnet20 and resnet18")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=14, help="of each side in each round")
-    parser.add_argument("--width", type=int, default=16, help="of the ResNet-20")
+    parser.add_argument("--steps", type=int, default=8, help="of each side in each round")
     args = parser.parse_args()
 
     count = BATCH_SIZE * args.steps
@@ -136,23 +166,13 @@ def main() -> None:
     else:
         contents = mnist5k(load_params().dataset).contents()
         images = np.stack([digit.values for _, digit in contents if isinstance(digit, Pixels)])[:count]
-    params = our_params(args.width)
     device = choose_device("auto")
-    print(f"{device.type}, {choose_precision(params.precision, device)}, {torch.get_num_threads()} threads")
-    ours, lightly, views = [], [], []
-    # a few more than whole batches, for the part that `train` holds out
-    labels = np.zeros(len(images) + BATCH_SIZE // 2, dtype=np.int64)
-    padded = np.concatenate([images, images[: BATCH_SIZE // 2]])
-    for round_ in range(1, args.rounds + 1):
-        lightly.append(lightly_views_per_s(images, args.width))
-        ours.append(train(padded, labels, params).views_per_s)
-        views += [seconds_of_views(images, params) for _ in range(5)]
-        print(f"round {round_}: ours {ours[-1]:.0f} views/s, lightly {lightly[-1]:.0f} views/s", flush=True)
-    rate, peer = statistics.median(ours), statistics.median(lightly)
-    share = statistics.median(views) / (2 * BATCH_SIZE / rate)
-    print(f"ours {rate:.0f} views/s, lightly {peer:.0f} views/s: {rate / peer:.2f} times")
-    print(f"the views are {100 * share:.1f} % of our step")
+    precision = choose_precision(load_params().pretrain.precision, device)
+    print(f"{device.type}, {precision}, {torch.get_num_threads()} threads")
+    for backbone_name in args.backbone or ("resnet20", "resnet18"):
+        compare(backbone_name, images, args.rounds)
 
 
 if __name__ == "__main__":
-    main()
+    with plain_errors():
+        main()
