@@ -93,7 +93,7 @@ def main() -> None:
                 if not (project / "data/pretrain").exists():
                     run_to_its_end(project)
                 num_same += outputs(project) == undisturbed
-            print(f"{method}: killed {num_killed} times, ended in the same bytes {num_same} times", flush=True)
+            print(f"{method}: killed {num_killed} times, the same bytes {num_same} times", flush=True)
 
 
 if __name__ == "__main__":
