@@ -49,10 +49,8 @@ def features_of(
     weights: dict[str, Tensor], run: TrainingRun, images: Images, params: Params
 ) -> NDArray[np.float32]:
     """What the exported encoder gives: normalised features, float32 [N, D]."""
-    chosen = params.pretrain.backbone
-    backbone = build_backbone(
-        chosen.name, width=chosen.width, image_size=params.dataset.image_size, stem=chosen.stem
-    )
+    chosen = params.pretrain.backbone.model_dump() | {"pretrained": False}
+    backbone = build_backbone(**chosen, image_size=params.dataset.image_size)
     backbone.module.load_state_dict(weights)
     device = choose_device(params.pretrain.device)
     module = backbone.module.to(device).to(memory_format=torch.channels_last)

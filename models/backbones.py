@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from models.conv4 import Conv4
-from models.resnet import STEMS, ResNet
+from models.resnet import FEATURES, STEMS, ResNet
 from models.resnet_blocks import BasicBlock, Bottleneck
 from models.resnet_cifar import ResNetCifar, ResNetCifarV2
 from models.timm_backbone import PREFIX, build_timm, pixel_statistics
@@ -35,36 +35,30 @@ class Backbone:
     std: tuple[float, float, float] | None = None
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """A row of `BACKBONES`: how to build it from width, image size and stem (one of `STEMS`)."""
-
-    default_width: int
-    build: Callable[[int, int, str], ResNetCifar | ResNetCifarV2 | ResNet | Conv4]
-    has_stems: bool = False
-
-
-BACKBONES: dict[str, Architecture] = {
-    "resnet20": Architecture(16, lambda width, _size, _stem: ResNetCifar(3, width)),
-    "resnet20v2": Architecture(16, lambda width, _size, _stem: ResNetCifarV2(3, width)),
-    "conv4": Architecture(128, lambda width, size, _stem: Conv4(width, size)),
-    "resnet10": Architecture(
-        64, lambda width, _size, stem: ResNet(BasicBlock, (1, 1, 1, 1), width, stem), has_stems=True
-    ),
-    "resnet18": Architecture(
-        64, lambda width, _size, stem: ResNet(BasicBlock, (2, 2, 2, 2), width, stem), has_stems=True
-    ),
-    "resnet34": Architecture(
-        64, lambda width, _size, stem: ResNet(BasicBlock, (3, 4, 6, 3), width, stem), has_stems=True
-    ),
-    "resnet50": Architecture(
-        64, lambda width, _size, stem: ResNet(Bottleneck, (3, 4, 6, 3), width, stem), has_stems=True
-    ),
+# Name: the published width, and the network of some width for images of some size.
+SMALL_NETWORKS: dict[str, tuple[int, Callable[[int, int], ResNetCifar | ResNetCifarV2 | Conv4]]] = {
+    "resnet20": (16, lambda width, _size: ResNetCifar(3, width)),
+    "resnet20v2": (16, lambda width, _size: ResNetCifarV2(3, width)),
+    "conv4": (128, Conv4),
 }
+# Name: the block, and how many each stage has. Their published width is 64.
+RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+    "resnet10": (BasicBlock, (1, 1, 1, 1)),
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+}
+BACKBONES = (*SMALL_NETWORKS, *RESNETS)
 
 
 def build_backbone(
-    name: str, *, width: int | None, image_size: int, stem: str = "auto", pretrained: bool = False
+    name: str,
+    *,
+    width: int | None,
+    image_size: int,
+    stem: str = "auto",
+    features: str = "last",
+    pretrained: bool = False,
 ) -> Backbone:
     """A backbone, freshly initialised or pretrained.
 
@@ -75,37 +69,44 @@ def build_backbone(
             take no other; the ResNets take any, their `auto` stem alone follows it.
         stem: of ResNet-10 to -50: one of `models.resnet.STEMS`, or `auto`, which is `small` up to
             `SMALL_STEM_UP_TO` pixels and `imagenet` above.
+        features: of ResNet-10 to -50: one of `models.resnet.FEATURES`; the others have their last alone.
         pretrained: with timm's weights, for timm's models alone.
 
     Raises:
-        ValueError: there is no backbone of that name, or it has no such width, stem, image size or weights.
+        ValueError: there is no backbone of that name, or it has no such width, stem, features, image size or
+            weights.
         NoPretrainedWeightsError: a ValueError; timm's weights are neither in the cache nor to be fetched.
     """
     if stem not in ("auto", *STEMS):
         raise ValueError(f"stem {stem!r} is none of auto, {', '.join(STEMS)}")
-    if name.startswith(PREFIX):
-        return _timm_backbone(name, width, image_size, stem, pretrained)
-    if name not in BACKBONES:
+    if features not in FEATURES:
+        raise ValueError(f"features {features!r} is none of {', '.join(FEATURES)}")
+    if name not in BACKBONES and not name.startswith(PREFIX):
         raise ValueError(f"backbone {name!r} is none of {', '.join(BACKBONES)}, timm:NAME{_nearest(name)}")
+    if name not in RESNETS and stem != "auto":
+        raise ValueError(f"backbone {name!r} has one stem: leave stem at auto, not {stem}")
+    if name not in RESNETS and features != "last":
+        raise ValueError(f"backbone {name!r} has no features {features}: leave features at last")
+    if name.startswith(PREFIX):
+        return _timm_backbone(name, width, image_size, pretrained)
     if pretrained:
         raise ValueError(
             f"backbone {name!r} has no pretrained weights, timm's models alone have: "
             "set pretrained: false, or a name like timm:resnet18"
         )
-    architecture = BACKBONES[name]
-    if stem != "auto" and not architecture.has_stems:
-        raise ValueError(f"backbone {name!r} has one stem: leave stem at auto, not {stem}")
-    if stem == "auto":
-        stem = "small" if image_size <= SMALL_STEM_UP_TO else "imagenet"
-    module = architecture.build(architecture.default_width if width is None else width, image_size, stem)
+    if name in RESNETS:
+        if stem == "auto":
+            stem = "small" if image_size <= SMALL_STEM_UP_TO else "imagenet"
+        resnet = ResNet(*RESNETS[name], 64 if width is None else width, stem, features)
+        return Backbone(resnet, resnet.feature_dim)
+    published_width, build = SMALL_NETWORKS[name]
+    module = build(published_width if width is None else width, image_size)
     return Backbone(module, module.feature_dim)
 
 
-def _timm_backbone(name: str, width: int | None, image_size: int, stem: str, pretrained: bool) -> Backbone:
+def _timm_backbone(name: str, width: int | None, image_size: int, pretrained: bool) -> Backbone:
     if width is not None:
         raise ValueError(f"backbone {name!r} has a width of its own: leave width empty, not {width}")
-    if stem != "auto":
-        raise ValueError(f"backbone {name!r} has one stem: leave stem at auto, not {stem}")
     module, feature_dim = build_timm(name.removeprefix(PREFIX), image_size, pretrained)
     if not pretrained:
         return Backbone(module, feature_dim)

@@ -32,6 +32,7 @@ class Objective(nn.Module, ABC):
     """Holds the backbone and turns views of a batch into what is minimised."""
 
     backbone: nn.Module
+    constant_lr_factor: float = 1.0
 
     @abstractmethod
     def forward(self, views: Sequence[Tensor], labels: Tensor) -> Step:
@@ -46,7 +47,7 @@ class Objective(nn.Module, ABC):
         """
 
     def constant_lr_parameters(self) -> list[nn.Parameter]:
-        """Those whose learning rate keeps its peak while the others' decays; none for most methods."""
+        """Those whose learning rate stays `constant_lr_factor` times the peak; none for most methods."""
         return []
 
     def check_collection(self, num_images: int) -> None:

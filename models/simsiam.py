@@ -48,8 +48,9 @@ class SimSiam(Objective):
         output_dim: dimension of the projections.
         num_layers: of the projection head; the paper has 3, and 2 on CIFAR-10 (appendix D).
         predictor_dim: the predictor's hidden width; the paper has a bottleneck of output_dim / 4.
-        constant_predictor_lr: whether the predictor's learning rate keeps its peak; better in sec. 4.2, since
-            the predictor should follow the latest representations.
+        predictor_lr_factor: the predictor's learning rate is constant, so many times the peak; None: it
+            follows the schedule. The paper has 1 (sec. 4.2): the predictor should follow the latest
+            representations. More lets it do so in short runs (docs/decisions.md).
     """
 
     def __init__(
@@ -61,13 +62,14 @@ class SimSiam(Objective):
         output_dim: int,
         num_layers: int,
         predictor_dim: int,
-        constant_predictor_lr: bool,
+        predictor_lr_factor: float | None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.projection = projection_mlp(feature_dim, hidden_dim, output_dim, num_layers, output_affine=False)
         self.predictor = prediction_mlp(output_dim, predictor_dim)
-        self.constant_predictor_lr = constant_predictor_lr
+        self.has_constant_lr = predictor_lr_factor is not None
+        self.constant_lr_factor = predictor_lr_factor or 1.0
 
     def forward(self, views: Sequence[Tensor], labels: Tensor) -> Step:
         """As `Objective` says; the loss is in [-1, 1], the metrics are `view_metrics` of the projections."""
@@ -84,4 +86,4 @@ class SimSiam(Objective):
 
     def constant_lr_parameters(self) -> list[nn.Parameter]:
         """The predictor's, if asked for."""
-        return list(self.predictor.parameters()) if self.constant_predictor_lr else []
+        return list(self.predictor.parameters()) if self.has_constant_lr else []

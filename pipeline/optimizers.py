@@ -19,7 +19,7 @@ def build_optimizer(
 
     Args:
         module: what is trained.
-        constant_lr: those of its parameters whose learning rate stays at its peak.
+        constant_lr: those of its parameters whose learning rate does not follow the schedule.
         params: of the optimiser.
 
     Returns:
@@ -52,10 +52,10 @@ def build_optimizer(
             return torch.optim.AdamW(groups, lr=params.lr)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, peak: float) -> None:
-    """Gives each group the rate of this step, or the peak where it does not follow the schedule."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, constant_lr: float) -> None:
+    """Gives each group the rate of this step, or the constant one where it does not follow the schedule."""
     for group in optimizer.param_groups:
-        group["lr"] = lr if group["schedule"] else peak
+        group["lr"] = lr if group["schedule"] else constant_lr
 
 
 def peak_learning_rate(lr: float, params: Optimizer, batch_size: int) -> float:

@@ -72,6 +72,7 @@ class Backbone(Section):
     name: NonEmpty
     width: Count | None
     stem: Literal["auto", "small", "patch", "imagenet"]
+    features: Literal["last", "stages", "quadrants"]
     pretrained: bool
 
 
@@ -105,7 +106,7 @@ class SimSiam(Method):
     output_dim: ProjectionDim
     num_layers: Count
     predictor_dim: Count
-    constant_predictor_lr: bool
+    predictor_lr_factor: Positive | None
 
 
 class NNCLR(Method):

@@ -114,6 +114,7 @@ def train(
         raise UserError(f"params.yaml: pretrain.{params.method}.{error}") from None
     plan = _Plan(params, len(watch.train_rows))
     optimizer = build_optimizer(objective, objective.constant_lr_parameters(), params.optimizer)
+    constant_lr = plan.peak * objective.constant_lr_factor
     # float16 alone needs it: it has no exponents for small gradients
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
     generator = torch.Generator(device).manual_seed(params.seed)
@@ -165,7 +166,7 @@ def train(
                 if number % accumulate:
                     continue
                 lr = plan.learning_rate(run.epoch, run.step)
-                set_learning_rate(optimizer, lr, plan.peak)
+                set_learning_rate(optimizer, lr, constant_lr)
                 scaler.unscale_(optimizer)
                 clip_gradient(objective, params.optimizer.clip_norm)
                 scaler.step(optimizer)
@@ -249,15 +250,8 @@ class _Plan:
 
 
 def _build(params: Pretrain, image_size: int) -> Backbone:
-    chosen = params.backbone
     try:
-        return build_backbone(
-            chosen.name,
-            width=chosen.width,
-            image_size=image_size,
-            stem=chosen.stem,
-            pretrained=chosen.pretrained,
-        )
+        return build_backbone(**params.backbone.model_dump(), image_size=image_size)
     except ValueError as error:
         raise UserError(f"params.yaml: pretrain.backbone: {error}") from None
 

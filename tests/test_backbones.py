@@ -77,20 +77,27 @@ TORCHVISIONS = {
 }
 
 
+@pytest.mark.parametrize("features", ["last", "stages", "quadrants"])
 @pytest.mark.parametrize("name", TORCHVISIONS)
-def test_a_resnet_with_the_published_stem_is_torchvisions(name: str) -> None:
+def test_a_resnet_with_the_published_stem_is_torchvisions(name: str, features: str) -> None:
     torch.manual_seed(0)
     theirs = TORCHVISIONS[name]()
     theirs.fc = nn.Identity()
-    images = torch.rand(4, 3, 64, 64)
+    images = torch.rand(4, 3, 80, 80)
     theirs(images)  # moves the running statistics of the batch norms
-    backbone = build_backbone(name, width=None, image_size=64, stem="imagenet")
+    pooled = []
+    pool = nn.AdaptiveAvgPool2d(2 if features == "quadrants" else 1)
+    for stage in (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4):
+        stage.register_forward_hook(lambda _stage, _in, out: pooled.append(pool(out).flatten(1)))
+    backbone = build_backbone(name, width=None, image_size=64, stem="imagenet", features=features)
     ours, weights = backbone.module, backbone.module.state_dict()
     assert num_weights(ours) == num_weights(theirs)
     assert [each.shape for each in weights.values()] == [each.shape for each in theirs.state_dict().values()]
     ours.load_state_dict(dict(zip(weights, theirs.state_dict().values(), strict=True)))
     with torch.no_grad():
         expected, actual = theirs.eval()(images), ours.eval()(images)
+    if features != "last":
+        expected = torch.cat(pooled, dim=1)
     assert expected.shape == (4, backbone.feature_dim)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
@@ -216,6 +223,11 @@ def test_an_unknown_backbone_is_refused_with_the_nearest(name: str, message: str
         ({"name": "resnet18", "stem": "large"}, "stem 'large' is none of auto, small, patch, imagenet"),
         ({"name": "resnet20", "stem": "small"}, "'resnet20' has one stem: leave stem at auto"),
         ({"name": "timm:resnet18", "stem": "small"}, "'timm:resnet18' has one stem"),
+        ({"name": "resnet18", "features": "first"}, "features 'first' is none of last, stages, quadrants"),
+        (
+            {"name": "resnet20", "features": "stages"},
+            "'resnet20' has no features stages: leave features at",
+        ),
         ({"name": "timm:resnet18", "width": 16}, "'timm:resnet18' has a width of its own"),
         ({"name": "resnet18", "pretrained": True}, "no pretrained weights.*a name like timm:resnet18"),
         ({"name": "timm:test_vit", "image_size": 33}, "'timm:test_vit' cannot be built for images of 33 px"),

@@ -20,7 +20,7 @@ SECTIONS: dict[str, tuple[str, dict[str, Any]]] = {
             "output_dim": 16,
             "num_layers": 3,
             "predictor_dim": 4,
-            "constant_predictor_lr": True,
+            "predictor_lr_factor": 10.0,
         },
     ),
     **{

@@ -26,7 +26,7 @@ def pair() -> tuple[Tensor, Tensor]:
     return p.requires_grad_(), z.requires_grad_()
 
 
-def small_simsiam(*, constant_predictor_lr: bool = True) -> SimSiam:
+def small_simsiam(*, predictor_lr_factor: float | None = 1.0) -> SimSiam:
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten())
     return SimSiam(
@@ -36,7 +36,7 @@ def small_simsiam(*, constant_predictor_lr: bool = True) -> SimSiam:
         output_dim=8,
         num_layers=3,
         predictor_dim=4,
-        constant_predictor_lr=constant_predictor_lr,
+        predictor_lr_factor=predictor_lr_factor,
     )
 
 
@@ -153,12 +153,13 @@ def test_the_heads_are_those_of_the_authors_code() -> None:
 
 
 def test_the_predictor_alone_keeps_its_learning_rate_and_only_if_asked() -> None:
-    simsiam = small_simsiam(constant_predictor_lr=True)
+    simsiam = small_simsiam(predictor_lr_factor=10.0)
     assert {id(weight) for weight in simsiam.constant_lr_parameters()} == {
         id(weight) for name, weight in simsiam.named_parameters() if name.startswith("predictor.")
     }
     assert len(simsiam.constant_lr_parameters()) == 5  # two weights, a bias, a norm's scale and shift
-    assert small_simsiam(constant_predictor_lr=False).constant_lr_parameters() == []
+    assert simsiam.constant_lr_factor == 10.0
+    assert small_simsiam(predictor_lr_factor=None).constant_lr_parameters() == []
 
 
 @pytest.mark.parametrize("num_views", [1, 3])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from models.backbones import build_backbone
 from models.methods import METHODS
 from models.objective import Step
+from pipeline import training
 from pipeline.checkpoint import Checkpoints
 from pipeline.errors import UserError
 from pipeline.params import Params, Pretrain
@@ -159,6 +160,18 @@ def test_a_method_has_its_own_learning_rate_or_the_optimizers(
     assert train(images, LABELS, own).history[1]["lr"] == pytest.approx(0.02)  # the warm-up's last step
     with pytest.raises(UserError, match=r"lower pretrain\.simclr\.lr"):
         train(images, LABELS, changed_run(tiny, **{"simclr.lr": 1e30}))
+
+
+def test_a_predictor_of_constant_rate_has_it_at_every_step(
+    tiny: Pretrain, images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr(
+        training, "set_learning_rate", lambda _optimizer, _lr, constant: rates.append(constant)
+    )
+    simsiam = {"method": "simsiam", "simsiam.lr": 0.02, "simsiam.predictor_lr_factor": 5}
+    train(images, np.full(len(images), -1), changed_run(tiny, **simsiam))
+    assert rates == [pytest.approx(0.1)] * 6
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
