@@ -2,12 +2,14 @@
 
     python -m benchmarks.cifar10 --archive cifar10.tar cifar10-short
     python -m benchmarks.cifar10 --archive cifar10.tar cifar10-short -S pretrain.method=nnclr
-    python -m benchmarks.cifar10 --archive cifar10.tar cifar10-short --validate -S pretrain.batch_size=512
+    python -m benchmarks.cifar10 --archive cifar10.tar cifar10-short --validate -S pretrain.epochs=3
+    python -m benchmarks.cifar10 --archive cifar10.tar simclr-sthalles-cifar10 --images 1024
 
 Printed are the minutes of training (all in all, and of the steps alone) and kNN and linear probe of the
 trained and the untrained network, on the features as the encoder ships them. They are scored on the test
 images, which nothing was chosen by; with `--validate` on a tenth of the training images, which are then
-neither trained on nor learned from by the probe: that is for choosing.
+neither trained on nor learned from by the probe: that is for choosing. `--images` draws so many of each
+split: a few steps of a recipe that is too large for this machine.
 """
 
 import argparse
@@ -67,6 +69,7 @@ def main() -> None:
     parser.add_argument("--archive", type=Path, required=True, help="train/<class>/* and test/<class>/*")
     parser.add_argument("-S", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--validate", action="store_true", help="score on a part of the training images")
+    parser.add_argument("--images", type=int, help="of each split, drawn evenly over its classes")
     args = parser.parse_args()
     params = recipe_params(args.recipe, args.settings, args.archive)
 
@@ -84,11 +87,16 @@ def main() -> None:
         images = {split: images["train"][part] for split, part in zip(images, rows, strict=True)}
         labels = {split: labels["train"][part] for split, part in zip(labels, rows, strict=True)}
 
+    if args.images is not None:
+        for split, known in labels.items():
+            rows, _ = split_stratified(known, max(0, len(known) - args.images), seed=0)
+            images[split], labels[split] = images[split][rows], known[rows]
+
     started = time.perf_counter()
     run = train(images["train"], labels["train"], params.pretrain)
     minutes = (time.perf_counter() - started) / 60
     what = " ".join([args.recipe, *args.settings])
-    how = f"{run.views_per_s:.0f} views/s, {run.device}, {run.precision}"
+    how = f"{len(images['train'])} images, {run.views_per_s:.0f} views/s, {run.device}, {run.precision}"
     print(f"{what}: {minutes:.1f} min, {run.seconds / 60:.1f} of them steps, {how}", flush=True)
     num_classes = int(labels["train"].max()) + 1
     for name, weights in (("trained", run.backbone), ("untrained", run.untrained)):
