@@ -101,7 +101,14 @@ def _seconds_of_steps(
     batch_size: int,
 ) -> list[float]:
     device = optimizer.param_groups[0]["params"][0].device
-    loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=True, num_workers=NUM_WORKERS)
+    loader = DataLoader(
+        dataset,
+        batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=NUM_WORKERS,
+        multiprocessing_context="fork",  # Linux's own choice: a spawned process would spawn them
+    )
     seconds, last = [], time.perf_counter()
     for views in loader:
         loss = loss_of([view.to(device, non_blocking=True) for view in views])

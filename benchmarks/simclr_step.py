@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--archive", type=Path, help="a .tar of 32 px images; without it, the MNIST digits")
     parser.add_argument("--backbone", choices=BACKBONES, action="append", help="resnet20 and resnet18")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=8, help="of each side in each round")
+    parser.add_argument("--steps", type=int, default=14, help="of each side in each round")
     args = parser.parse_args()
 
     count = BATCH_SIZE * args.steps
