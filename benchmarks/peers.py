@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from models.backbones import Backbone
+from pipeline.machine import choose_device
 
 NUM_WORKERS = 2
 UNCOUNTED_STEPS = 2
@@ -45,7 +46,7 @@ def lightly(
 ) -> list[float]:
     """lightly 1.6: its `SimCLRTransform`, projection head and `NTXentLoss`, SGD."""
     head = SimCLRProjectionHead(backbone.feature_dim, hidden_dim, output_dim)
-    model = nn.Sequential(backbone.module, head)
+    model = nn.Sequential(backbone.module, head).to(choose_device("auto"))
     criterion = NTXentLoss(temperature=0.5)
 
     def loss_of(views: list[Tensor]) -> Tensor:
@@ -68,7 +69,7 @@ def sthalles(
     head = nn.Sequential(
         nn.Linear(backbone.feature_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, output_dim)
     )
-    model = nn.Sequential(backbone.module, head)
+    model = nn.Sequential(backbone.module, head).to(choose_device("auto"))
 
     def loss_of(views: list[Tensor]) -> Tensor:
         z = F.normalize(model(torch.cat(views)), dim=1)

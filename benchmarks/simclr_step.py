@@ -66,7 +66,6 @@ def measure_peer(peer: str, backbone_name: str, images: NDArray[np.uint8]) -> Me
     """One epoch of a peer's step, and its process's memory."""
     torch.manual_seed(0)
     backbone = build_backbone(backbone_name, width=None, image_size=peers.IMAGE_SIZE)
-    backbone.module.to(choose_device("auto"))
     seconds = PEERS[peer][0](backbone, images, BATCH_SIZE, HIDDEN_DIM, OUTPUT_DIM)
     return Measured(2 * BATCH_SIZE * len(seconds) / sum(seconds), peak_mib())
 
