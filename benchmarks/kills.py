@@ -82,7 +82,6 @@ def main() -> None:
             undisturbed = outputs(project)
             num_killed = num_same = 0
             while num_killed < args.kills:
-                shutil.rmtree(project / "data/pretrain")
                 process = start(project)
                 process.join(moments.uniform(0, seconds))
                 process.kill()
@@ -90,8 +89,8 @@ def main() -> None:
                 if process.exitcode == 0:
                     continue  # it had ended by itself
                 num_killed += 1
-                if not (project / "data/pretrain").exists():
-                    run_to_its_end(project)
+                shutil.rmtree(project / "data/pretrain", ignore_errors=True)  # as DVC does before a stage
+                run_to_its_end(project)
                 num_same += outputs(project) == undisturbed
             print(f"{method}: killed {num_killed} times, the same bytes {num_same} times", flush=True)
 
