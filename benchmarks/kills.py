@@ -35,7 +35,11 @@ SETTINGS = (
 def run_stage(project: Path) -> None:
     """`pretrain` in a folder that holds its params and images, without its lines an epoch."""
     os.chdir(project)
-    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+    with (
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         pretrain.main()
 
 
