@@ -93,7 +93,8 @@ def main() -> None:
                 if process.exitcode == 0:
                     continue  # it had ended by itself
                 num_killed += 1
-                shutil.rmtree(project / "data/pretrain", ignore_errors=True)  # as DVC does before a stage
+                # what is compared is of the second start alone
+                shutil.rmtree(project / "data/pretrain", ignore_errors=True)
                 run_to_its_end(project)
                 num_same += outputs(project) == undisturbed
             print(f"{method}: killed {num_killed} times, the same bytes {num_same} times", flush=True)
