@@ -21,6 +21,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from models.methods import METHODS
+from pipeline.errors import UserError, plain_errors
 from pipeline.recipes import lay_over, parse_setting
 from stages import pretrain
 
@@ -72,12 +73,15 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20, help="of each method")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     args = parser.parse_args()
+    images = Path("data/images")
+    if not images.is_dir():
+        raise UserError(f"{images}: no such folder: run dvc repro first")
     moments = random.Random(args.seed)
     params = Path("params.yaml").read_text(encoding="utf-8")
     for method in METHODS:
         with tempfile.TemporaryDirectory() as scratch:
             project = Path(scratch)
-            shutil.copytree("data/images", project / "data/images")
+            shutil.copytree(images, project / images)
             settings = [parse_setting(setting) for setting in (*SETTINGS, f"pretrain.method={method}")]
             (project / "params.yaml").write_text(lay_over(params, settings), encoding="utf-8")
             started = time.perf_counter()
@@ -101,4 +105,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with plain_errors():
+        main()
