@@ -1,11 +1,13 @@
 """The training steps of other SimCLR code, as its authors run it: PIL views in two workers, float32.
 
 Both take our backbone, so that only the step differs. Each gives the seconds of its steps but the first two,
-in which its workers fill their queue.
+in which its workers fill their queue, and has more to read than is counted: workers that are done leave the
+training process both cores.
 """
 
 import time
 from collections.abc import Callable
+from itertools import islice
 
 import numpy as np
 import torch
@@ -24,21 +26,25 @@ from pipeline.machine import choose_device
 
 NUM_WORKERS = 2
 UNCOUNTED_STEPS = 2
+_QUEUED_BATCHES = 2 * NUM_WORKERS  # torch's own: two a worker
 IMAGE_SIZE = 32
 
 
 class PilImages(Dataset[list[Tensor]]):
-    """What these transforms are made for: one PIL image at a time."""
+    """What these transforms are made for: one PIL image at a time; the first `surplus` ones come twice."""
 
-    def __init__(self, images: NDArray[np.uint8], transform: Callable[[Image.Image], list[Tensor]]) -> None:
+    def __init__(
+        self, images: NDArray[np.uint8], transform: Callable[[Image.Image], list[Tensor]], surplus: int
+    ) -> None:
         self.images = images
         self.transform = transform
+        self.surplus = surplus
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.images) + self.surplus
 
     def __getitem__(self, index: int) -> list[Tensor]:
-        return self.transform(Image.fromarray(self.images[index]))
+        return self.transform(Image.fromarray(self.images[index % len(self.images)]))
 
 
 def lightly(
@@ -56,7 +62,7 @@ def lightly(
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
     transform = SimCLRTransform(input_size=IMAGE_SIZE, gaussian_blur=0.0)
-    return _seconds_of_steps(loss_of, optimizer, PilImages(images, transform), batch_size)
+    return _seconds_of_steps(loss_of, optimizer, images, transform, batch_size)
 
 
 def sthalles(
@@ -90,20 +96,19 @@ def sthalles(
         ]
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-4, weight_decay=1e-4)
-    return _seconds_of_steps(
-        loss_of, optimizer, PilImages(images, lambda image: [view(image), view(image)]), batch_size
-    )
+    return _seconds_of_steps(loss_of, optimizer, images, lambda image: [view(image), view(image)], batch_size)
 
 
 def _seconds_of_steps(
     loss_of: Callable[[list[Tensor]], Tensor],
     optimizer: torch.optim.Optimizer,
-    dataset: PilImages,
+    images: NDArray[np.uint8],
+    transform: Callable[[Image.Image], list[Tensor]],
     batch_size: int,
 ) -> list[float]:
     device = optimizer.param_groups[0]["params"][0].device
     loader = DataLoader(
-        dataset,
+        PilImages(images, transform, surplus=(_QUEUED_BATCHES + 1) * batch_size),
         batch_size,
         shuffle=True,
         drop_last=True,
@@ -111,7 +116,7 @@ def _seconds_of_steps(
         multiprocessing_context="fork",  # Linux's own choice: a spawned process would spawn them
     )
     seconds, last = [], time.perf_counter()
-    for views in loader:
+    for views in islice(loader, len(images) // batch_size):
         loss = loss_of([view.to(device, non_blocking=True) for view in views])
         loss.backward()
         optimizer.step()

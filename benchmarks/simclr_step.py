@@ -3,11 +3,13 @@
     make bench
     python -m benchmarks.simclr_step --archive cifar10.tar
     python -m benchmarks.simclr_step --archive cifar10.tar --backbone resnet20 --steps 14
+    python -m benchmarks.simclr_step --archive cifar10.tar --backbone resnet20 --compile
 
 The peers stand in `benchmarks/peers.py`. Ours is `pipeline.training.train` itself, with the augmentations of
 the peer that it is compared with. The sides take turns, each time in a process of its own; printed are the
-medians of the rounds, and the largest memory that the training process ever held. Against us: the first steps
-of the peers are not counted, ours all are, and the peers' memory is without that of their workers.
+medians of the rounds, and the most memory that the training process ever held. No side's first steps count:
+the peers' workers fill their queue in them, and of ours they are the first of two epochs. Against us: the
+second epoch counts with its monitors, and the peers' memory is without that of their workers.
 """
 
 import argparse
@@ -62,27 +64,28 @@ class Measured:
     peak_mib: float
 
 
-def measure_peer(peer: str, backbone_name: str, images: NDArray[np.uint8]) -> Measured:
+def measure_peer(peer: str, backbone_name: str, images: NDArray[np.uint8], params: Pretrain) -> Measured:
     """One epoch of a peer's step, and its process's memory."""
     torch.manual_seed(0)
     backbone = build_backbone(backbone_name, width=None, image_size=peers.IMAGE_SIZE)
-    seconds = PEERS[peer][0](backbone, images, BATCH_SIZE, HIDDEN_DIM, OUTPUT_DIM)
+    seconds = PEERS[peer][0](backbone, images, BATCH_SIZE, params.simclr.hidden_dim, params.simclr.output_dim)
     return Measured(2 * BATCH_SIZE * len(seconds) / sum(seconds), peak_mib())
 
 
-def measure_ours(peer: str, backbone_name: str, images: NDArray[np.uint8]) -> Measured:
-    """One epoch of our loop with a peer's augmentations, and its process's memory."""
+def measure_ours(peer: str, backbone_name: str, images: NDArray[np.uint8], params: Pretrain) -> Measured:
+    """The second of two epochs of our loop, and its process's memory."""
     # a few more than whole batches, for the part that `train` holds out
     padded = np.concatenate([images, images[: BATCH_SIZE // 2]])
     labels = np.zeros(len(padded), dtype=np.int64)
-    run = train(padded, labels, our_params(peer, backbone_name))
-    return Measured(run.views_per_s, peak_mib())
+    ends: list[float] = []
+    train(padded, labels, params, on_epoch=lambda history: ends.append(time.perf_counter()))
+    return Measured(2 * BATCH_SIZE * (len(images) // BATCH_SIZE) / (ends[-1] - ends[-2]), peak_mib())
 
 
-def our_params(peer: str, backbone_name: str) -> Pretrain:
-    """One epoch of the default run with a peer's augmentations and lightly's dimensions."""
+def our_params(peer: str, backbone_name: str, compiled: bool = False) -> Pretrain:
+    """Two epochs of the default run with a peer's augmentations and lightly's dimensions."""
     values = load_params().pretrain.model_dump()
-    values |= {"epochs": 1, "batch_size": BATCH_SIZE, "views": PEERS[peer][1]}
+    values |= {"epochs": 2, "batch_size": BATCH_SIZE, "views": PEERS[peer][1], "compile": compiled}
     values["backbone"] |= {"name": backbone_name, "width": None}
     values["simclr"] |= {"hidden_dim": HIDDEN_DIM, "output_dim": OUTPUT_DIM}
     values["optimizer"] |= {"warmup_epochs": 0.0}
@@ -129,20 +132,21 @@ def read_archive(path: Path, count: int) -> NDArray[np.uint8]:
         raise UserError(f"--archive {path}: {error}") from None
 
 
-def compare(backbone_name: str, images: NDArray[np.uint8], num_rounds: int) -> None:
+def compare(backbone_name: str, images: NDArray[np.uint8], num_rounds: int, compiled: bool) -> None:
     """Prints our step beside each peer's."""
     spawn = multiprocessing.get_context("spawn")
     for peer in PEERS:
+        params = our_params(peer, backbone_name, compiled)
         ours, theirs = [], []
         for round_ in range(1, num_rounds + 1):
             for measure, results in ((measure_peer, theirs), (measure_ours, ours)):
                 with ProcessPoolExecutor(1, mp_context=spawn) as process:
-                    results.append(process.submit(measure, peer, backbone_name, images).result())
+                    results.append(process.submit(measure, peer, backbone_name, images, params).result())
             rates = f"ours {ours[-1].views_per_s:.0f} views/s, {peer} {theirs[-1].views_per_s:.0f}"
             print(f"{backbone_name}, round {round_}: {rates}", flush=True)
         rate, peer_rate = (statistics.median(side.views_per_s for side in sides) for sides in (ours, theirs))
         peak, peer_peak = (statistics.median(side.peak_mib for side in sides) for sides in (ours, theirs))
-        share = seconds_of_views(images, our_params(peer, backbone_name)) / (2 * BATCH_SIZE / rate)
+        share = seconds_of_views(images, params) / (2 * BATCH_SIZE / rate)
         print(
             f"{backbone_name}: {rate:.0f} views/s, {rate / peer_rate:.2f} times {peer}'s {peer_rate:.0f}\n"
             f"{backbone_name}: {peak:.0f} MiB, {peak / peer_peak:.2f} times {peer}'s {peer_peak:.0f}\n"
@@ -157,6 +161,7 @@ def main() -> None:
     parser.add_argument("--backbone", choices=BACKBONES, action="append", help="resnet20 and resnet18")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=14, help="of each side in each round")
+    parser.add_argument("--compile", action="store_true", help="ours under torch.compile (pretrain.compile)")
     args = parser.parse_args()
 
     count = BATCH_SIZE * args.steps
@@ -169,7 +174,7 @@ def main() -> None:
     precision = choose_precision(load_params().pretrain.precision, device)
     print(f"{device.type}, {precision}, {torch.get_num_threads()} threads")
     for backbone_name in args.backbone or ("resnet20", "resnet18"):
-        compare(backbone_name, images, args.rounds)
+        compare(backbone_name, images, args.rounds, args.compile)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ class Batches:
         """Each batch of rows with its images, uint8 [B, H, W, 3] on the device, in the given order."""
         if self._resident is not None:
             for rows in batches:
-                yield rows, self._resident[torch.from_numpy(rows).to(self._device)]
+                # copied without waiting, or the GPU would stand still until the next step reaches it
+                yield rows, self._resident[torch.from_numpy(rows).to(self._device, non_blocking=True)]
             return
         pending: deque[tuple[Rows, Future[Tensor]]] = deque()
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as reader:

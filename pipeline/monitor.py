@@ -131,7 +131,7 @@ class Watch:
             if len(rows) < 2:  # one image has no batch statistics
                 return
             labels, features = self._labels[rows], self._features_of_mild_views(rows, self._mild_views)
-        self.probe.learn(features, torch.from_numpy(labels).to(features.device))
+        self.probe.learn(features, torch.from_numpy(labels).to(features.device, non_blocking=True))
 
     @torch.no_grad()
     def _features_of_mild_views(self, rows: NDArray[np.int64], views: Views) -> Tensor:

@@ -267,6 +267,7 @@ class Pretrain(Section):
     device: Device
     precision: Literal["auto", "bfloat16", "float16", "float32"]
     compile: bool
+    cuda_graph: bool
     epochs: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)]
     splits: Annotated[tuple[Literal["train", "test", "unlabelled"], ...], Field(min_length=1)]

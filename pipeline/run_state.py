@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.epoch_log import EpochLog
 from pipeline.progress import Row
 
 
@@ -33,7 +34,7 @@ class RunState:
     Attributes:
         epoch: the current one, from 1.
         step: steps of it that are done.
-        taken: what its batches gave: scalars on the device, read when its row is made.
+        log: what its batches gave.
         history: a row an epoch, from epoch 0.
         best_loss, best_epoch, best_weights: of the epoch with the lowest loss, where somebody asks for them.
         seconds: of the steps so far, over all sittings.
@@ -48,7 +49,7 @@ class RunState:
         self._modules, self._generators, self._shuffle = modules, generators, shuffle
         self._before_shuffle = shuffle.bit_generator.state
         self.epoch, self.step = 1, 0
-        self.taken: list[dict[str, Tensor]] = []
+        self.log = EpochLog()
         self.history: list[Row] = []
         self.best_loss, self.best_epoch = math.inf, 0
         self.best_weights: dict[str, Tensor] | None = None
@@ -62,7 +63,7 @@ class RunState:
 
     def end_epoch(self) -> None:
         """On to the next one."""
-        self.epoch, self.step, self.taken = self.epoch + 1, 0, []
+        self.epoch, self.step, self.log = self.epoch + 1, 0, EpochLog()
         self._before_shuffle = self._shuffle.bit_generator.state
 
     def keep_best(self, backbone: nn.Module) -> None:
@@ -95,14 +96,14 @@ class RunState:
             "shuffle": json.dumps(self._before_shuffle),  # integers of 128 bits
             "epoch": self.epoch,
             "step": self.step,
-            "taken": {name: torch.stack([each[name] for each in self.taken]) for name in self._names()},
+            "log": self.log.columns(),
             "history": self.history,
             "best": (self.best_loss, self.best_epoch, self.best_weights),
             "seconds": self.seconds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Puts everything where it was; tensors of `taken` stay on the CPU."""
+        """Puts everything where it was."""
         for name, module in self._modules.items():
             module.load_state_dict(state["modules"][name])
         for name, generator in self._generators.items():
@@ -112,15 +113,10 @@ class RunState:
             torch.cuda.set_rng_state_all(state["cuda"])
         self._shuffle.bit_generator.state = self._before_shuffle = json.loads(state["shuffle"])
         self.epoch, self.step = state["epoch"], state["step"]
-        columns = state["taken"]
-        length = max((len(column) for column in columns.values()), default=0)
-        self.taken = [{name: column[i].clone() for name, column in columns.items()} for i in range(length)]
+        self.log = EpochLog(state["log"])
         self.history = state["history"]
         self.best_loss, self.best_epoch, self.best_weights = state["best"]
         self.seconds = state["seconds"]
-
-    def _names(self) -> list[str]:
-        return list(self.taken[0]) if self.taken else []
 
 
 def weights_on_cpu(module: nn.Module) -> dict[str, Tensor]:

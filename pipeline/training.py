@@ -15,9 +15,11 @@ from tqdm import tqdm
 
 from models.backbones import Backbone, build_backbone
 from models.methods import METHODS
-from models.objective import Step, projection_std
+from models.objective import Step
 from pipeline.batches import Batches, Rows
 from pipeline.checkpoint import Checkpoints
+from pipeline.cuda_graph import Learned, RecordedStep
+from pipeline.epoch_log import EpochLog, scalars
 from pipeline.errors import StoppedError, UserError
 from pipeline.interrupts import deferred_interrupts
 from pipeline.machine import choose_device, choose_precision, keep_freed_memory, make_deterministic
@@ -120,11 +122,23 @@ def train(
     generator = torch.Generator(device).manual_seed(params.seed)
     batches = Batches(images, device)
 
-    def step_on(rows: Rows, batch: Tensor, forward: Callable[..., Step]) -> Step:
+    accumulate = params.optimizer.accumulate
+
+    def forward_on(batch: Tensor, batch_labels: Tensor, forward: Callable[..., Step]) -> Step:
         views = make_views(batch, params.views, generator, params.num_views)
         with torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32"):
-            batch_labels = torch.from_numpy(labels[rows]).to(device, non_blocking=True)
             return forward([(view - mean) / std for view in views], batch_labels)
+
+    def learn(batch: Tensor, batch_labels: Tensor) -> Learned:
+        step = forward_on(batch, batch_labels, forward)
+        scaler.scale(step.loss / accumulate).backward()  # type: ignore[no-untyped-call]
+        return step.features, scalars(step)
+
+    def labels_of(rows: Rows) -> Tensor:
+        return torch.from_numpy(labels[rows]).to(device, non_blocking=True)
+
+    is_recorded = device.type == "cuda" and params.cuda_graph and not params.compile
+    learn_from = RecordedStep(learn, objective, [generator]) if is_recorded else learn
 
     run = RunState(
         modules={"objective": objective, "optimizer": optimizer, "scaler": scaler, **watch.modules},
@@ -137,14 +151,14 @@ def train(
         try:
             with torch.no_grad():
                 ((rows, batch),) = batches.read([watch.train_rows[: params.batch_size]])
-                first = step_on(rows, batch, copy.deepcopy(objective))
+                first = EpochLog()
+                first.add(scalars(forward_on(batch, labels_of(rows), copy.deepcopy(objective))))
         except ValueError as error:  # a backbone of one image size that the views do not have
             raise UserError(f"params.yaml: pretrain: {error}") from None
-        run.history.append(_row(0, 0.0, [_scalars(first)]) | watch.measure())
+        run.history.append(_row(0, 0.0, first.columns()) | watch.measure())
     on_epoch(run.history)
 
     patience = params.early_stopping.patience
-    accumulate = params.optimizer.accumulate
     steps_done = plan.steps_before(run.epoch, run.step)
     with (
         Progress(plan.num_steps, steps_done, params.epochs) as progress,
@@ -159,10 +173,9 @@ def train(
             todo = islice(_batches(order, params.batch_size), run.step * accumulate, plan.batches_per_epoch)
             run.start_clock()
             for number, (rows, batch) in enumerate(batches.read(todo), start=1):
-                outcome = step_on(rows, batch, forward)
-                scaler.scale(outcome.loss / accumulate).backward()  # type: ignore[no-untyped-call]
-                watch.teach(outcome.features, rows)
-                run.taken.append(_scalars(outcome))
+                features, numbers = learn_from(batch, labels_of(rows))
+                watch.teach(features, rows)
+                run.log.add(numbers)
                 if number % accumulate:
                     continue
                 lr = plan.learning_rate(run.epoch, run.step)
@@ -171,11 +184,11 @@ def train(
                 clip_gradient(objective, params.optimizer.clip_norm)
                 scaler.step(optimizer)
                 scaler.update()
-                optimizer.zero_grad()
+                optimizer.zero_grad(set_to_none=not is_recorded)
                 run.step += 1
                 if progress.step(accumulate * params.num_views * params.batch_size):
                     # reading the loss waits for the device, so it is read only when it is shown
-                    progress.show(run.taken[-1]["loss"].item(), lr)
+                    progress.show(run.log.columns()["loss"][-1].item(), lr)
                     _check_finite(run, plan, checkpoints)
                 if interrupts.signal is not None:
                     break
@@ -185,7 +198,7 @@ def train(
             run.stop_clock()
             if run.step == plan.steps_per_epoch:
                 lr = plan.learning_rate(run.epoch, run.step - 1)
-                run.history.append(_row(run.epoch, lr, run.taken) | watch.measure())
+                run.history.append(_row(run.epoch, lr, run.log.columns()) | watch.measure())
                 progress.show_epoch(run.history[-1])
                 on_epoch(run.history)
                 _check_collapse(run.history[-1], params)
@@ -262,18 +275,9 @@ def _batches(rows: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.in
         yield rows[start : start + batch_size]
 
 
-def _scalars(step: Step) -> dict[str, Tensor]:
-    """What is kept of a step until its epoch ends, and nothing that holds a tensor of the batch in memory.
-
-    A batch norm after the projection hides a collapse of what stands before it down to its epsilon, so the
-    spread of the backbone's own features is recorded too.
-    """
-    return {"loss": step.loss.detach()} | step.metrics | {"feature_std": projection_std(step.features)}
-
-
 def _check_finite(run: RunState, plan: _Plan, checkpoints: Checkpoints | None) -> None:
     """Stops a run whose loss is no longer finite, before anything good is overwritten."""
-    losses = torch.stack([taken["loss"] for taken in run.taken]) if run.taken else torch.zeros(1)
+    losses = run.log.columns().get("loss", torch.zeros(1))
     if bool(losses.isfinite().all()):
         return
     first = int((~losses.isfinite()).nonzero()[0]) * plan.steps_per_epoch // plan.batches_per_epoch
@@ -324,9 +328,8 @@ def _check_collapse(row: Row, params: Pretrain) -> None:
     tqdm.write(f"warning: {message}", file=sys.stderr)
 
 
-def _row(epoch: int, lr: float, steps: list[dict[str, Tensor]]) -> dict[str, float]:
+def _row(epoch: int, lr: float, columns: dict[str, Tensor]) -> Row:
     """An epoch's means. A metric that a batch had nothing to say of (NaN) does not count; a loss does."""
-    columns = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
     loss = columns.pop("loss").mean().item()
     return {"epoch": epoch, "loss": loss, "lr": lr} | {
         name: column.nanmean().item() for name, column in columns.items()

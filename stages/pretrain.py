@@ -5,7 +5,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors.torch import save
 
 from pipeline.artifacts import SCRATCH, Artifacts, Stacked, atomic_folder, write_json, write_tsv
 from pipeline.checkpoint import Checkpoints
-from pipeline.errors import UserError, plain_errors
+from pipeline.errors import MachineError, UserError, plain_errors
 from pipeline.live import LivePlots
 from pipeline.params import Pretrain, load_params
 from pipeline.pixels import Images
@@ -60,6 +61,18 @@ def draw_views(images: Images, params: Pretrain) -> Image.Image:
     )
 
 
+@contextmanager
+def enough_memory(params: Pretrain) -> Iterator[None]:
+    """Says in one line that the GPU's memory is full."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise MachineError(
+            f"the GPU's memory is full at pretrain.batch_size {params.batch_size}: lower it (and raise "
+            "pretrain.optimizer.accumulate, so that a step takes as many images), or use a smaller backbone"
+        ) from None
+
+
 def main() -> None:
     params = load_params().pretrain
     data = Artifacts()
@@ -76,7 +89,7 @@ def main() -> None:
     write_picture(draw_views(images, params), data.views)
     checkpoints = Checkpoints(SCRATCH / "checkpoints" / run_key(params, collection, labels))
     started = time.perf_counter()
-    with LivePlots(SCRATCH / "live", tensorboard=params.tensorboard) as plots:
+    with LivePlots(SCRATCH / "live", tensorboard=params.tensorboard) as plots, enough_memory(params):
         run = train(images, labels, params, checkpoints, plots.show)
     card = {
         "method": params.method,

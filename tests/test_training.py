@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from models.backbones import build_backbone
 from models.methods import METHODS
-from models.objective import Step
 from pipeline import training
 from pipeline.checkpoint import Checkpoints
 from pipeline.errors import UserError
 from pipeline.params import Params, Pretrain
 from pipeline.pixels import pixel_statistics
-from pipeline.training import _scalars, train
+from pipeline.training import train
 
 
 def changed(params: Params, **changes: Any) -> Pretrain:
@@ -215,11 +214,12 @@ def test_labels_teach_no_method(tiny: Pretrain, images: NDArray[np.uint8], metho
 
 @pytest.mark.parametrize("name", ["sgd", "lars", "adam", "adamw"])
 def test_every_optimiser_lowers_the_loss(tiny: Pretrain, images: NDArray[np.uint8], name: str) -> None:
-    lr = {"sgd": 0.05, "lars": 0.5}.get(name, 0.005)
+    lr = {"sgd": 0.05, "lars": 5.0}.get(name, 0.005)
     run = train(
-        images, LABELS, changed_run(tiny, **{"optimizer.name": name, "optimizer.lr": lr, "epochs": 4})
+        images, LABELS, changed_run(tiny, **{"optimizer.name": name, "optimizer.lr": lr, "epochs": 8})
     )
-    assert run.history[-1]["loss"] < run.history[0]["loss"]
+    # from 3.6 to between 2.3 and 2.8, in float32 and in bfloat16
+    assert run.history[-1]["loss"] < 0.85 * run.history[0]["loss"]
 
 
 def test_more_than_two_views_train_simclr(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
@@ -283,15 +283,6 @@ def test_views_of_another_size_than_the_backbone_takes_are_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_what_is_kept_of_a_step_holds_no_tensor_of_its_batch() -> None:
-    """A view of the features, however short, would keep them all in memory until the epoch ends."""
-    features = torch.randn(256, 64)
-    step = Step(features.sum() * 1.0, {"top1": torch.tensor(0.5)}, features)
-    kept = _scalars(step)
-    assert list(kept) == ["loss", "top1", "feature_std"]
-    assert sum(value.untyped_storage().nbytes() for value in kept.values()) <= 3 * 8
-
-
 def resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
@@ -322,8 +313,10 @@ def test_two_thousand_steps_take_no_more_memory_than_two_hundred(
 def test_a_compiled_run_learns_what_the_run_as_written_learns(
     tiny: Pretrain, images: NDArray[np.uint8]
 ) -> None:
-    written = train(images, LABELS, tiny)
-    compiled = train(images, LABELS, changed_run(tiny, compile=True))
+    written, compiled = (
+        train(images, LABELS, changed_run(tiny, compile=is_compiled, precision="float32"))
+        for is_compiled in (False, True)
+    )
     assert list(compiled.backbone) == list(written.backbone)
     # the first epoch; fused sums round otherwise, and later steps part ways
     assert compiled.history[1]["loss"] == pytest.approx(written.history[1]["loss"], rel=0.02)
