@@ -10,9 +10,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from models.backbones import build_backbone
 from models.methods import METHODS
 from pipeline.epoch_log import scalars
+from pipeline.errors import MachineError
 from pipeline.optimizers import build_optimizer, clip_gradient
 from pipeline.params import Params, Views
 from pipeline.views import make_views
+from stages.pretrain import enough_memory
 
 CUDA = torch.device("cuda")
 
@@ -67,3 +69,12 @@ def test_views_forward_loss_and_step_stay_on_the_gpu(method: str, backbone_name:
     optimizer.step()
     for value in (*scalars(step).values(), *objective.state_dict().values()):
         assert value.device.type == "cuda"
+
+
+def test_a_full_gpu_is_said_in_one_line_and_other_errors_pass(params: Params) -> None:
+    line = rf"memory is full at pretrain\.batch_size {params.pretrain.batch_size}: lower it"
+    with pytest.raises(MachineError, match=line) as error, enough_memory(params.pretrain):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+    assert "\n" not in str(error.value)
+    with pytest.raises(RuntimeError, match="another"), enough_memory(params.pretrain):
+        raise RuntimeError("another")
