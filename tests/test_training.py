@@ -1,8 +1,9 @@
 """The training loop: schedule, decay, statistics, held-out part, and the same bytes twice."""
 
 import math
-import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 from models.backbones import build_backbone
 from models.methods import METHODS
 from pipeline import training
-from pipeline.checkpoint import Checkpoints
 from pipeline.errors import UserError
 from pipeline.params import Params, Pretrain
 from pipeline.pixels import pixel_statistics
 from pipeline.training import train
+from tests.conftest import ROOT
 
 
 def changed(params: Params, **changes: Any) -> Pretrain:
@@ -283,9 +284,23 @@ def test_views_of_another_size_than_the_backbone_takes_are_one_line(
     assert "\n" not in str(error.value)
 
 
-def resident_bytes() -> int:
+WATCHED = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from pipeline.checkpoint import Checkpoints
+from pipeline.params import Pretrain
+from pipeline.training import train
+folder = Path(sys.argv[1])
+resident = []
+def note(history):
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
+params = Pretrain.model_validate_json((folder / "params.json").read_text())
+images, labels = np.load(folder / "images.npy"), np.load(folder / "labels.npy")
+train(images, labels, params, Checkpoints(folder / "run"), on_epoch=note)
+print(*resident)
+"""
 
 
 @pytest.mark.slow
@@ -293,17 +308,15 @@ def resident_bytes() -> int:
 def test_two_thousand_steps_take_no_more_memory_than_two_hundred(
     tiny: Pretrain, images: NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    """With a queue, and each epoch of a hundred steps measured and saved."""
-    resident: list[int] = []
-    many, labels = np.tile(images, (10, 1, 1, 1)), np.tile(LABELS, 10)
+    """With a queue, and each epoch of a hundred steps measured and saved; in a process of its own."""
     sizes = {"epochs": 20, "batch_size": 5, "views.size": 8, "nnclr.queue_size": 200}
-    train(
-        many,
-        labels,
-        changed_run(tiny, **{"method": "nnclr"} | sizes),
-        Checkpoints(tmp_path / "run"),
-        on_epoch=lambda history: resident.append(resident_bytes()),
-    )
+    chosen = changed_run(tiny, **{"method": "nnclr"} | sizes)
+    (tmp_path / "params.json").write_text(chosen.model_dump_json())
+    np.save(tmp_path / "images.npy", np.tile(images, (10, 1, 1, 1)))
+    np.save(tmp_path / "labels.npy", np.tile(LABELS, 10))
+    command = [sys.executable, "-c", WATCHED, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    resident = [int(number) for number in done.stdout.splitlines()[-1].split()]
     assert len(resident) == 21
     assert max(resident[2:]) - resident[2] < 8 << 20
 
