@@ -99,6 +99,9 @@ def sthalles(
     return _seconds_of_steps(loss_of, optimizer, images, lambda image: [view(image), view(image)], batch_size)
 
 
+PEERS = {"lightly": lightly, "sthalles": sthalles}
+
+
 def _seconds_of_steps(
     loss_of: Callable[[list[Tensor]], Tensor],
     optimizer: torch.optim.Optimizer,

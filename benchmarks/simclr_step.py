@@ -7,9 +7,10 @@
 
 The peers stand in `benchmarks/peers.py`. Ours is `pipeline.training.train` itself, with the augmentations of
 the peer that it is compared with. The sides take turns, each time in a process of its own; printed are the
-medians of the rounds, and the most memory that the training process ever held. No side's first steps count:
-the peers' workers fill their queue in them, and of ours they are the first of two epochs. Against us: the
-second epoch counts with its monitors, and the peers' memory is without that of their workers.
+medians of the rounds, and the most memory that the training process ever held, with what it imports. No
+side's first steps count: the peers' workers fill their queue in them, and of ours they are the first of two
+epochs. Against us: the second epoch counts with its monitors, and the peers' memory is without that of their
+workers.
 """
 
 import argparse
@@ -28,7 +29,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks import peers
 from models.backbones import BACKBONES, build_backbone
 from pipeline.errors import UserError, plain_errors
 from pipeline.machine import choose_device, choose_precision
@@ -53,7 +53,7 @@ VIEWS = {
     "solarize": {"p": 0.0, "threshold": 0.5},
 }
 BLURRED_VIEWS = VIEWS | {"blur": {"p": 1.0, "sigma": {"low": 0.1, "high": 2.0}}}
-PEERS = {"lightly": (peers.lightly, VIEWS), "sthalles": (peers.sthalles, BLURRED_VIEWS)}
+VIEWS_OF = {"lightly": VIEWS, "sthalles": BLURRED_VIEWS}
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,11 @@ class Measured:
 
 def measure_peer(peer: str, backbone_name: str, images: NDArray[np.uint8], params: Pretrain) -> Measured:
     """One epoch of a peer's step, and its process's memory."""
+    from benchmarks.peers import IMAGE_SIZE, PEERS  # 190 MiB that our own process has no need of
+
     torch.manual_seed(0)
-    backbone = build_backbone(backbone_name, width=None, image_size=peers.IMAGE_SIZE)
-    seconds = PEERS[peer][0](backbone, images, BATCH_SIZE, params.simclr.hidden_dim, params.simclr.output_dim)
+    backbone = build_backbone(backbone_name, width=None, image_size=IMAGE_SIZE)
+    seconds = PEERS[peer](backbone, images, BATCH_SIZE, params.simclr.hidden_dim, params.simclr.output_dim)
     return Measured(2 * BATCH_SIZE * len(seconds) / sum(seconds), peak_mib())
 
 
@@ -85,7 +87,7 @@ def measure_ours(peer: str, backbone_name: str, images: NDArray[np.uint8], param
 def our_params(peer: str, backbone_name: str, compiled: bool = False) -> Pretrain:
     """Two epochs of the default run with a peer's augmentations and lightly's dimensions."""
     values = load_params().pretrain.model_dump()
-    values |= {"epochs": 2, "batch_size": BATCH_SIZE, "views": PEERS[peer][1], "compile": compiled}
+    values |= {"epochs": 2, "batch_size": BATCH_SIZE, "views": VIEWS_OF[peer], "compile": compiled}
     values["backbone"] |= {"name": backbone_name, "width": None}
     values["simclr"] |= {"hidden_dim": HIDDEN_DIM, "output_dim": OUTPUT_DIM}
     values["optimizer"] |= {"warmup_epochs": 0.0}
@@ -135,7 +137,7 @@ def read_archive(path: Path, count: int) -> NDArray[np.uint8]:
 def compare(backbone_name: str, images: NDArray[np.uint8], num_rounds: int, compiled: bool) -> None:
     """Prints our step beside each peer's."""
     spawn = multiprocessing.get_context("spawn")
-    for peer in PEERS:
+    for peer in VIEWS_OF:
         params = our_params(peer, backbone_name, compiled)
         ours, theirs = [], []
         for round_ in range(1, num_rounds + 1):

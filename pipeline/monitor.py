@@ -136,7 +136,7 @@ class Watch:
     @torch.no_grad()
     def _features_of_mild_views(self, rows: NDArray[np.int64], views: Views) -> Tensor:
         """In eval mode: the running statistics of the batch norms are left to the unlabelled learning."""
-        batch = torch.from_numpy(self._images[rows]).to(self._mean.device)
+        batch = torch.from_numpy(self._images[rows]).to(self._mean.device, non_blocking=True)
         (view,) = make_views(batch, views, self.generator, num_views=1)
         with eval_mode(self._backbone):
             features: Tensor = self._backbone((view - self._mean) / self._std)

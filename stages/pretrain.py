@@ -62,14 +62,22 @@ def draw_views(images: Images, params: Pretrain) -> Image.Image:
 
 
 @contextmanager
-def enough_memory(params: Pretrain) -> Iterator[None]:
-    """Says in one line that the GPU's memory is full."""
+def machine_errors(params: Pretrain) -> Iterator[None]:
+    """Says in one line that the GPU's memory is full, or that torch has no compiler that works."""
     try:
         yield
     except torch.cuda.OutOfMemoryError:
         raise MachineError(
             f"the GPU's memory is full at pretrain.batch_size {params.batch_size}: lower it (and raise "
             "pretrain.optimizer.accumulate, so that a step takes as many images), or use a smaller backbone"
+        ) from None
+    except RuntimeError as error:
+        if not (params.compile and isinstance(error, torch._dynamo.exc.BackendCompilerFailed)):
+            raise
+        reason = str(error.inner_exception).splitlines()[0]
+        raise MachineError(
+            f"pretrain.compile is true, but torch cannot compile here ({reason}): install a C++ compiler "
+            "(g++) and Python's headers, or set it to false"
         ) from None
 
 
@@ -89,7 +97,7 @@ def main() -> None:
     write_picture(draw_views(images, params), data.views)
     checkpoints = Checkpoints(SCRATCH / "checkpoints" / run_key(params, collection, labels))
     started = time.perf_counter()
-    with LivePlots(SCRATCH / "live", tensorboard=params.tensorboard) as plots, enough_memory(params):
+    with LivePlots(SCRATCH / "live", tensorboard=params.tensorboard) as plots, machine_errors(params):
         run = train(images, labels, params, checkpoints, plots.show)
     card = {
         "method": params.method,

@@ -13,7 +13,7 @@ from pipeline import batches, progress
 from pipeline.errors import MachineError
 from pipeline.params import Params
 from pipeline.training import train
-from stages.pretrain import enough_memory
+from stages.pretrain import machine_errors
 from tests.conftest import ROOT
 from tests.test_resume import LABELS, METHODS, assert_equal_runs, tiny
 
@@ -117,7 +117,7 @@ def test_a_full_gpu_is_one_line(params: Params, images: NDArray[np.uint8]) -> No
     try:
         with pytest.raises(MachineError, match=r"memory is full at pretrain\.batch_size 8: lower it"):
             chosen = tiny(params, **{"backbone.name": "resnet18", "backbone.width": 64}, cuda_graph=True)
-            with enough_memory(chosen):
+            with machine_errors(chosen):
                 train(images, LABELS, chosen)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

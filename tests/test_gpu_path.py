@@ -14,7 +14,7 @@ from pipeline.errors import MachineError
 from pipeline.optimizers import build_optimizer, clip_gradient
 from pipeline.params import Params, Views
 from pipeline.views import make_views
-from stages.pretrain import enough_memory
+from stages.pretrain import machine_errors
 
 CUDA = torch.device("cuda")
 
@@ -73,8 +73,8 @@ def test_views_forward_loss_and_step_stay_on_the_gpu(method: str, backbone_name:
 
 def test_a_full_gpu_is_said_in_one_line_and_other_errors_pass(params: Params) -> None:
     line = rf"memory is full at pretrain\.batch_size {params.pretrain.batch_size}: lower it"
-    with pytest.raises(MachineError, match=line) as error, enough_memory(params.pretrain):
+    with pytest.raises(MachineError, match=line) as error, machine_errors(params.pretrain):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
     assert "\n" not in str(error.value)
-    with pytest.raises(RuntimeError, match="another"), enough_memory(params.pretrain):
+    with pytest.raises(RuntimeError, match="another"), machine_errors(params.pretrain):
         raise RuntimeError("another")

@@ -1,6 +1,7 @@
 """The training loop: schedule, decay, statistics, held-out part, and the same bytes twice."""
 
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -15,11 +16,11 @@ from numpy.typing import NDArray
 from models.backbones import build_backbone
 from models.methods import METHODS
 from pipeline import training
-from pipeline.errors import UserError
+from pipeline.errors import EXIT_FAULT, UserError
 from pipeline.params import Params, Pretrain
 from pipeline.pixels import pixel_statistics
 from pipeline.training import train
-from tests.conftest import ROOT
+from tests.conftest import ROOT, change_params
 
 
 def changed(params: Params, **changes: Any) -> Pretrain:
@@ -333,3 +334,24 @@ def test_a_compiled_run_learns_what_the_run_as_written_learns(
     assert list(compiled.backbone) == list(written.backbone)
     # the first epoch; fused sums round otherwise, and later steps part ways
     assert compiled.history[1]["loss"] == pytest.approx(written.history[1]["loss"], rel=0.02)
+
+
+@pytest.mark.slow
+def test_without_a_compiler_a_compiled_run_is_refused_in_one_line(chain_copy: Path) -> None:
+    change_params(chain_copy / "params.yaml", {"pretrain.compile": True})
+    before = (chain_copy / "data/pretrain/backbone.safetensors").read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.pretrain"],
+        cwd=chain_copy,
+        # an empty cache: what was compiled before would be taken from it
+        env=os.environ | {"PYTHONPATH": str(ROOT), "CXX": "none", "TORCHINDUCTOR_CACHE_DIR": "compiled"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == EXIT_FAULT
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: pretrain.compile is true, but torch cannot compile"
+    )
+    assert (chain_copy / "data/pretrain/backbone.safetensors").read_bytes() == before
