@@ -66,7 +66,7 @@ class Measured:
 
 def measure_peer(peer: str, backbone_name: str, images: NDArray[np.uint8], params: Pretrain) -> Measured:
     """One epoch of a peer's step, and its process's memory."""
-    from benchmarks.peers import IMAGE_SIZE, PEERS  # 190 MiB that our own process has no need of
+    from benchmarks.peers import IMAGE_SIZE, PEERS  # here: our own process is measured without lightly
 
     torch.manual_seed(0)
     backbone = build_backbone(backbone_name, width=None, image_size=IMAGE_SIZE)
