@@ -57,7 +57,8 @@ def test_freed_memory_is_kept_for_the_next_step_but_for_the_largest_tensors() ->
         command = [sys.executable, "-c", FREED_AND_TAKEN_AGAIN, mode, str(size)]
         return int(subprocess.check_output(command, text=True)) / (size // 4096)
 
-    kept = faults_per_page("keep", 32)
+    one_a_huge_page = 1 / 512  # what a system gives that hands out 2 MiB at a time
+    kept = faults_per_page("keep", 48)
     assert kept < 0.05
-    assert faults_per_page("give back", 64) > 10 * kept
-    assert faults_per_page("keep", 128) > 10 * kept
+    for taken_anew in (faults_per_page("give back", 48), faults_per_page("keep", 128)):
+        assert taken_anew > max(10 * kept, 0.9 * one_a_huge_page)
