@@ -24,17 +24,17 @@ from torch import Tensor
 
 from models.backbones import build_backbone
 from pipeline.artifacts import Artifacts
+from pipeline.collection.ingest import ingest
+from pipeline.collection.sources.folder import folder
 from pipeline.errors import plain_errors
-from pipeline.evaluate import Labelled, score_knn, score_linear, split_stratified
-from pipeline.ingest import ingest
-from pipeline.knn import normalize
-from pipeline.machine import choose_device
-from pipeline.monitor import extract_features
-from pipeline.params import PARAMS_FILE, Params, check_params, parse_yaml
-from pipeline.pixels import Images
+from pipeline.evaluation.knn import normalize
+from pipeline.evaluation.protocols import Labelled, score_knn, score_linear, split_stratified
+from pipeline.params.reader import PARAMS_FILE, Params, check_params, parse_yaml
 from pipeline.recipes import DEFAULT, lay_over, parse_setting, read_recipe
-from pipeline.sources.folder import folder
-from pipeline.training import TrainingRun, train
+from pipeline.training.loop import TrainingRun, train
+from pipeline.training.machine import choose_device
+from pipeline.training.monitoring.monitor import extract_features
+from pipeline.training.pixels import Images
 
 VALIDATION_SHARE = 10
 

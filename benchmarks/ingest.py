@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.artifacts import create_array
+from pipeline.collection.ingest import ingest
+from pipeline.collection.sources.folder import folder
 from pipeline.images import read_image
-from pipeline.ingest import ingest
-from pipeline.params import Dataset, load_params
-from pipeline.sources.folder import folder
+from pipeline.params.reader import Dataset, load_params
 
 
 class Pixels:

@@ -21,9 +21,9 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.simclr_step import our_params
 from models.backbones import build_backbone
 from models.methods import METHODS
-from pipeline.machine import choose_device, choose_precision, keep_freed_memory, make_deterministic
-from pipeline.optimizers import build_optimizer
-from pipeline.views import make_views
+from pipeline.training.machine import choose_device, choose_precision, keep_freed_memory, make_deterministic
+from pipeline.training.optimizers import build_optimizer
+from pipeline.training.views import make_views
 
 _ROWS = 14  # operators printed
 

@@ -5,13 +5,12 @@
     python -m benchmarks.simclr_step --archive cifar10.tar --backbone resnet20 --steps 14
     python -m benchmarks.simclr_step --archive cifar10.tar --backbone resnet20 --compile
 
-The peers stand in `benchmarks/peers.py`. Ours is `pipeline.training.train` itself, with the augmentations of
-the peer that it is compared with. The sides take turns, each time in a process of its own; printed are the
-medians of the rounds, and the most memory that the training process ever held, with what it imports. No
-side's first steps count: the peers' workers fill their queue in them, and of ours they are the first of two
-epochs. Against us: the second epoch counts with its monitors, and the peers' memory is without that of their
-workers.
-"""
+The peers stand in `benchmarks/peers.py`. Ours is `pipeline.training.loop.train` itself, with the
+augmentations of the peer that it is compared with. The sides take turns, each time in a process of its own;
+printed are the medians of the rounds, and the most memory that the training process ever held, with what it
+imports. No side's first steps count: the peers' workers fill their queue in them, and of ours they are the
+first of two epochs. Against us: the second epoch counts with its monitors, and the peers' memory is without
+that of their workers."""
 
 import argparse
 import io
@@ -30,13 +29,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.backbones import BACKBONES, build_backbone
+from pipeline.collection.sources.collection import Pixels
+from pipeline.collection.sources.mnist5k import mnist5k
 from pipeline.errors import UserError, plain_errors
-from pipeline.machine import choose_device, choose_precision
-from pipeline.params import Pretrain, load_params
-from pipeline.sources.collection import Pixels
-from pipeline.sources.mnist5k import mnist5k
-from pipeline.training import train
-from pipeline.views import make_views
+from pipeline.params.reader import Pretrain, load_params
+from pipeline.training.loop import train
+from pipeline.training.machine import choose_device, choose_precision
+from pipeline.training.views import make_views
 
 BATCH_SIZE = 256
 HIDDEN_DIM, OUTPUT_DIM = 128, 64

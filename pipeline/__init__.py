@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.encoder import Encoder
-    from pipeline.index import ImageIndex
+    from pipeline.encoder.runtime import Encoder
+    from pipeline.search.index import ImageIndex
 
 __all__ = ["Encoder", "ImageIndex"]
 
@@ -12,11 +12,11 @@ __all__ = ["Encoder", "ImageIndex"]
 def __getattr__(name: str) -> Any:
     # on first use: `lookalike --help` and the training stage need neither onnxruntime nor FAISS
     if name == "Encoder":
-        from pipeline.encoder import Encoder
+        from pipeline.encoder.runtime import Encoder
 
         return Encoder
     if name == "ImageIndex":
-        from pipeline.index import ImageIndex
+        from pipeline.search.index import ImageIndex
 
         return ImageIndex
     raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

@@ -20,7 +20,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from pipeline.artifacts import atomic_file
 from pipeline.errors import UserError
-from pipeline.params import NEEDS_A_PATH, PARAMS_FILE, check_params, parse_yaml, read_text
+from pipeline.params.reader import NEEDS_A_PATH, PARAMS_FILE, check_params, parse_yaml, read_text
 
 RECIPES = Path("recipes")
 DEFAULT = "mnist5k"

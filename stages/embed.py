@@ -5,10 +5,10 @@ import time
 import onnxruntime
 
 from pipeline.artifacts import Artifacts, atomic_folder, write_json
-from pipeline.embed import embed_to_file
-from pipeline.encoder import Encoder
+from pipeline.encoder.embed import embed_to_file
+from pipeline.encoder.runtime import Encoder
 from pipeline.errors import plain_errors
-from pipeline.params import load_params
+from pipeline.params.reader import load_params
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ from PIL import Image
 
 from pipeline.artifacts import UNLABELLED, Artifacts, write_json
 from pipeline.errors import plain_errors
-from pipeline.evaluate import Labelled, Scores, evaluate
-from pipeline.params import load_params
-from pipeline.spread import spread
+from pipeline.evaluation.protocols import Labelled, Scores, evaluate
+from pipeline.evaluation.spread import spread
+from pipeline.params.reader import load_params
 
 _SPREAD_SAMPLE = 2000  # images; effective rank and uniformity compare every pair
 _MANY_IMAGES = 10_000

@@ -8,11 +8,11 @@ import onnxruntime
 import torch
 
 from pipeline.artifacts import Artifacts, atomic_folder, write_json
-from pipeline.encoder import Encoder
+from pipeline.encoder.export import OPSET, Parity, check_parity, export_onnx, load_backbone
+from pipeline.encoder.runtime import Encoder
 from pipeline.errors import plain_errors
-from pipeline.export import OPSET, Parity, check_parity, export_onnx, load_backbone
 from pipeline.images import INTERPOLATION, RESIZE_RULE
-from pipeline.params import Export, load_params
+from pipeline.params.reader import Export, load_params
 
 
 def export(backbone: Path, encoder: Path, params: Export) -> Parity:

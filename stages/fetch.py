@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts import SPLITS, UNLABELLED, Artifacts, atomic_file, atomic_folder, write_json
+from pipeline.collection.ingest import Ingested, Rejected, check_ingested, ingest
+from pipeline.collection.sources.table import SOURCES
 from pipeline.errors import UserError, plain_errors
-from pipeline.ingest import Ingested, Rejected, check_ingested, ingest
-from pipeline.params import load_params
-from pipeline.sources.table import SOURCES
+from pipeline.params.reader import load_params
 
 
 def write_manifest(path: Path, ingested: Ingested, class_names: tuple[str, ...]) -> None:

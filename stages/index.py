@@ -4,8 +4,8 @@ import faiss
 
 from pipeline.artifacts import Artifacts, atomic_folder, sha256_of, write_json
 from pipeline.errors import plain_errors
-from pipeline.index import make_index, write_index
-from pipeline.params import load_params
+from pipeline.params.reader import load_params
+from pipeline.search.index import make_index, write_index
 
 
 def main() -> None:

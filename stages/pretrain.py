@@ -17,14 +17,14 @@ from PIL import Image
 from safetensors.torch import save
 
 from pipeline.artifacts import SCRATCH, Artifacts, Stacked, atomic_folder, write_json, write_tsv
-from pipeline.checkpoint import Checkpoints
 from pipeline.errors import MachineError, UserError, plain_errors
-from pipeline.live import LivePlots
-from pipeline.params import Pretrain, load_params
-from pipeline.pixels import Images
-from pipeline.report import Tile, draw_gallery, write_picture
-from pipeline.training import train
-from pipeline.views import make_views
+from pipeline.params.reader import Pretrain, load_params
+from pipeline.pictures import Tile, draw_gallery, write_picture
+from pipeline.training.display.live import LivePlots
+from pipeline.training.loop import train
+from pipeline.training.pixels import Images
+from pipeline.training.resuming.checkpoint import Checkpoints
+from pipeline.training.views import make_views
 
 _PICTURED = 8  # images
 

@@ -3,9 +3,9 @@
 from dataclasses import asdict
 
 from pipeline.artifacts import SCRATCH, Artifacts, write_json
+from pipeline.collection.sources.fingerprint import fingerprint
 from pipeline.errors import plain_errors
-from pipeline.params import load_params
-from pipeline.sources.fingerprint import fingerprint
+from pipeline.params.reader import load_params
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.params import Params, load_params
+from pipeline.params.reader import Params, load_params
 
 ROOT = Path(__file__).resolve().parent.parent
 

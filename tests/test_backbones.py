@@ -17,7 +17,7 @@ from torch import nn
 
 from models.backbones import BACKBONES, build_backbone
 from models.resnet_blocks import PreActivationBlock
-from pipeline.export import OPSET
+from pipeline.encoder.export import OPSET
 from tests.conftest import ROOT, run
 
 
@@ -342,7 +342,7 @@ def test_any_batch_gives_in_onnxruntime_what_torch_gives(
 
 
 def _export(module: nn.Module, size: int, path: Path) -> None:
-    """As `pipeline.export.export_onnx`, but the bare features: those are not of length one."""
+    """As `pipeline.encoder.export.export_onnx`, but the bare features: those are not of length one."""
     torch.onnx.export(
         module,
         (torch.zeros(2, 3, size, size),),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.batches import Batches
+from pipeline.training.batches import Batches
 
 CPU = torch.device("cpu")
 

@@ -83,7 +83,7 @@ def test_query_draws_the_query_and_its_neighbours(small_chain: Path, digit: Path
 def test_a_search_imports_no_training_stack(small_chain: Path, digit: Path) -> None:
     program = (
         "import sys; sys.argv = ['lookalike', 'query', sys.argv[1], '--gallery', sys.argv[2]]\n"
-        "from pipeline.cli import main\n"
+        "from pipeline.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit as left:\n    assert not left.code\n"
         "loaded = {name.partition('.')[0] for name in sys.modules}\n"
         "assert 'onnxruntime' in loaded and 'faiss' in loaded\n"

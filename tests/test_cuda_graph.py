@@ -9,10 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline import batches, progress
 from pipeline.errors import MachineError
-from pipeline.params import Params
-from pipeline.training import train
+from pipeline.params.reader import Params
+from pipeline.training import batches
+from pipeline.training.display import progress
+from pipeline.training.loop import train
 from stages.pretrain import machine_errors
 from tests.conftest import ROOT
 from tests.test_resume import LABELS, METHODS, assert_equal_runs, tiny
@@ -84,9 +85,9 @@ def test_no_step_waits_for_the_gpu(
 
 WAITS = """
 import numpy as np
-from pipeline import training
+from pipeline.training import loop as training
 from pipeline.errors import UserError
-from pipeline.params import Pretrain
+from pipeline.params.reader import Pretrain
 import sys
 make_views = training.make_views
 def waiting(*args):

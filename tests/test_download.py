@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.collection.sources.download import MAX_ATTEMPTS, download
 from pipeline.errors import MachineError, UserError
-from pipeline.sources.download import MAX_ATTEMPTS, download
 
 BODY = np.random.default_rng(0).bytes(300_000)
 HALF = len(BODY) // 2

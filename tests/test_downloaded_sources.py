@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10, STL10
 
+from pipeline.collection.sources.cifar10 import cifar10
+from pipeline.collection.sources.collection import Collection, Pixels
+from pipeline.collection.sources.stl10 import stl10
 from pipeline.errors import MachineError, UserError
-from pipeline.params import Dataset, Params
-from pipeline.sources.cifar10 import cifar10
-from pipeline.sources.collection import Collection, Pixels
-from pipeline.sources.stl10 import stl10
+from pipeline.params.reader import Dataset, Params
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 NUM_UNLABELLED = 60

@@ -5,8 +5,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.objective import Step
-from pipeline import epoch_log
-from pipeline.epoch_log import EpochLog, scalars
+from pipeline.training.monitoring import epoch_log
+from pipeline.training.monitoring.epoch_log import EpochLog, scalars
 
 
 def numbers(batch: int) -> dict[str, torch.Tensor]:

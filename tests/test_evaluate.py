@@ -7,7 +7,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.errors import UserError
-from pipeline.evaluate import (
+from pipeline.evaluation.protocols import (
     Labelled,
     average_precision,
     evaluate,
@@ -17,7 +17,7 @@ from pipeline.evaluate import (
     score_retrieval,
     split_stratified,
 )
-from pipeline.params import Knn, LinearProbe, Params, Retrieval
+from pipeline.params.reader import Knn, LinearProbe, Params, Retrieval
 
 LINEAR = LinearProbe(
     C=(0.01, 1.0), validation_fraction=0.2, max_iterations=500, few_label_seeds=(0, 1, 2), seed=0

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from models.backbones import build_backbone
-from pipeline.encoder import Encoder
+from pipeline.encoder.export import OPSET, PixelEncoder, check_parity, export_onnx, load_backbone
+from pipeline.encoder.runtime import Encoder
 from pipeline.errors import MachineError, UserError
-from pipeline.export import OPSET, PixelEncoder, check_parity, export_onnx, load_backbone
 from tests.conftest import ROOT
 
 METADATA: dict[str, Any] = {"name": "test", "image_size": 20, "feature_dim": 16, "mean": [0.1, 0.2, 0.3]}

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.collection.sources import fingerprint as module
+from pipeline.collection.sources.fingerprint import Fingerprint, fingerprint
 from pipeline.errors import UserError
-from pipeline.params import Dataset, Params
-from pipeline.sources import fingerprint as module
-from pipeline.sources.fingerprint import Fingerprint, fingerprint
+from pipeline.params.reader import Dataset, Params
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.collection.sources.collection import Collection, Content, Span, Unreadable
+from pipeline.collection.sources.folder import folder
 from pipeline.errors import UserError
-from pipeline.params import Dataset, Params
-from pipeline.sources.collection import Collection, Content, Span, Unreadable
-from pipeline.sources.folder import folder
+from pipeline.params.reader import Dataset, Params
 
 
 def picture(seed: int, picture_format: str = "PNG") -> bytes:

@@ -9,11 +9,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.backbones import build_backbone
 from models.methods import METHODS
-from pipeline.epoch_log import scalars
 from pipeline.errors import MachineError
-from pipeline.optimizers import build_optimizer, clip_gradient
-from pipeline.params import Params, Views
-from pipeline.views import make_views
+from pipeline.params.reader import Params, Views
+from pipeline.training.monitoring.epoch_log import scalars
+from pipeline.training.optimizers import build_optimizer, clip_gradient
+from pipeline.training.views import make_views
 from stages.pretrain import machine_errors
 
 CUDA = torch.device("cuda")

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pipeline import ImageIndex
 from pipeline.artifacts import Artifacts, sha256_of
 from pipeline.errors import UserError
-from pipeline.index import build_index, choose_factory, exact_neighbors, make_index, recall, tune
-from pipeline.knn import nearest, normalize
-from pipeline.params import Params
+from pipeline.evaluation.knn import nearest, normalize
+from pipeline.params.reader import Params
+from pipeline.search.index import build_index, choose_factory, exact_neighbors, make_index, recall, tune
 
 
 @pytest.fixture(scope="module")

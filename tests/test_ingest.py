@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.artifacts import Artifacts, compact_array
+from pipeline.collection.ingest import Ingested, check_ingested, ingest
+from pipeline.collection.sources.collection import Collection
+from pipeline.collection.sources.folder import folder
 from pipeline.errors import UserError
 from pipeline.images import read_image
-from pipeline.ingest import Ingested, check_ingested, ingest
-from pipeline.params import Dataset, Params
-from pipeline.sources.collection import Collection
-from pipeline.sources.folder import folder
+from pipeline.params.reader import Dataset, Params
 from tests.conftest import ROOT, change_params, run
 from tests.test_cli import obey_permissions
 

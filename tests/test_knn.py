@@ -7,7 +7,7 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from pipeline.errors import UserError
-from pipeline.knn import knn_scores, nearest, normalize, topk_accuracy
+from pipeline.evaluation.knn import knn_scores, nearest, normalize, topk_accuracy
 
 
 def test_the_nearest_are_those_of_scikit_learn() -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from pipeline.sources.layout import Arranged, arrange
+from pipeline.collection.sources.layout import Arranged, arrange
 
 
 def arranged(*names: str, test_fraction: float = 0.2) -> Arranged:

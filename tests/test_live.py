@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from pipeline.errors import MachineError
-from pipeline.live import LivePlots
+from pipeline.training.display.live import LivePlots
 
 HISTORY = [
     {"epoch": 0.0, "loss": 5.5, "neighbor_same_class": math.nan},

@@ -5,8 +5,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from models.backbones import build_backbone
-from pipeline.monitor import OnlineProbe, Watch, extract_features, hold_out, mild_views
-from pipeline.params import Params, Pretrain
+from pipeline.params.reader import Params, Pretrain
+from pipeline.training.monitoring.monitor import OnlineProbe, Watch, extract_features, hold_out, mild_views
 
 
 def test_the_held_out_part_is_not_trained_on(params: Params) -> None:

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from models.backbones import build_backbone
-from pipeline.optimizers import (
+from pipeline.params.reader import Optimizer, Params
+from pipeline.training.optimizers import (
     build_optimizer,
     clip_gradient,
     learning_rate,
     peak_learning_rate,
     set_learning_rate,
 )
-from pipeline.params import Optimizer, Params
 
 
 def chosen(params: Params, **changes: Any) -> Optimizer:

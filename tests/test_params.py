@@ -8,7 +8,7 @@ import pydantic
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.params import Params, load_params
+from pipeline.params.reader import Params, load_params
 
 
 def test_the_default_params_are_valid_and_frozen(params: Params) -> None:

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline.collection.sources.collection import Collection, Unreadable
+from pipeline.collection.sources.parquet import parquet
 from pipeline.errors import UserError
-from pipeline.params import Dataset, Params
-from pipeline.sources.collection import Collection, Unreadable
-from pipeline.sources.parquet import parquet
+from pipeline.params.reader import Dataset, Params
 
 
 def picture(seed: int) -> bytes:

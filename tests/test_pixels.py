@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.pixels import pixel_statistics
+from pipeline.training.pixels import pixel_statistics
 
 
 def test_pixel_statistics_are_numpys() -> None:

@@ -9,7 +9,7 @@ import termios
 
 RUN = """
 import time
-from pipeline.progress import Progress
+from pipeline.training.display.progress import Progress
 
 with Progress(num_steps=8, steps_done=2, num_epochs=3) as progress:
     for _ in range(6):

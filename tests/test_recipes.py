@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.params import load_params
+from pipeline.params.reader import load_params
 from pipeline.recipes import Change, apply_recipe, describe_recipes, lay_over, parse_setting, read_recipe
 from tests.conftest import ROOT, change_params, run
 from tests.test_cli import contents, fails, files_of_at_most, obey_permissions

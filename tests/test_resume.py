@@ -15,12 +15,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import pipeline.monitor
-import pipeline.training
-from pipeline.checkpoint import Checkpoints
+import pipeline.training.loop
+import pipeline.training.monitoring.monitor
 from pipeline.errors import StoppedError, UserError
-from pipeline.params import Params, Pretrain
-from pipeline.training import TrainingRun, train
+from pipeline.params.reader import Params, Pretrain
+from pipeline.training.loop import TrainingRun, train
+from pipeline.training.resuming.checkpoint import Checkpoints
 from tests.conftest import ROOT
 from tests.test_training import changed
 
@@ -63,14 +63,14 @@ class PowerCutError(Exception):
 
 def dies_in_batch(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run that follows dies when it draws the views of batch `number`, from 0 (which is epoch 0's)."""
-    make_views, calls = pipeline.training.make_views, iter(range(10**6))
+    make_views, calls = pipeline.training.loop.make_views, iter(range(10**6))
 
     def views(*args: Any) -> Any:
         if next(calls) == number:
             raise PowerCutError
         return make_views(*args)
 
-    monkeypatch.setattr(pipeline.training, "make_views", views)
+    monkeypatch.setattr(pipeline.training.loop, "make_views", views)
 
 
 def assert_equal_runs(run: TrainingRun, other: TrainingRun) -> None:
@@ -144,13 +144,13 @@ def test_a_loss_that_is_not_finite_is_never_saved(
     params: Params, images: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints = Checkpoints(tmp_path / "run")
-    make_views, calls = pipeline.training.make_views, iter(range(10**6))
+    make_views, calls = pipeline.training.loop.make_views, iter(range(10**6))
 
     def views(*args: Any) -> Any:
         number = next(calls)  # 0 is epoch 0's, then eight an epoch
         return [view * (torch.nan if number == 12 else 1) for view in make_views(*args)]
 
-    monkeypatch.setattr(pipeline.training, "make_views", views)
+    monkeypatch.setattr(pipeline.training.loop, "make_views", views)
     line = r"no longer finite in epoch 2, at step 2 of 4 .*the last good checkpoint is .*/0{9}5-"
     with pytest.raises(UserError, match=line) as error:
         train(images, LABELS, tiny(params, **{"checkpoint.minutes": 1e-9}), checkpoints)
@@ -167,7 +167,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on(
     def full(*_: Any) -> Iterator[Path]:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pipeline.checkpoint.atomic_file", full)
+    monkeypatch.setattr("pipeline.training.resuming.checkpoint.atomic_file", full)
     run = train(images, LABELS, tiny(params), Checkpoints(tmp_path / "run"))
     assert_equal_runs(run, train(images, LABELS, tiny(params)))
     assert "warning: no checkpoint saved: No space left on device" in capfd.readouterr().err
@@ -182,7 +182,7 @@ def test_a_signal_ends_the_step_and_saves_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     checkpoints = Checkpoints(tmp_path / "run")
-    make_views, calls = pipeline.training.make_views, iter(range(10**6))
+    make_views, calls = pipeline.training.loop.make_views, iter(range(10**6))
 
     def views(*args: Any) -> Any:
         if next(calls) == 5:  # the first batch of step 3
@@ -191,7 +191,7 @@ def test_a_signal_ends_the_step_and_saves_it(
 
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.training, "make_views", views)
+        patch.setattr(pipeline.training.loop, "make_views", views)
         with pytest.raises(StoppedError, match="interrupted in epoch 1 after step 3 of 4; saved") as error:
             train(images, LABELS, tiny(params), checkpoints)
     assert error.value.signal_number == number
@@ -202,13 +202,13 @@ def test_a_signal_ends_the_step_and_saves_it(
 def test_the_clock_counts_steps_and_neither_measuring_nor_saving(
     params: Params, images: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = pipeline.monitor.Watch.measure
+    measure = pipeline.training.monitoring.monitor.Watch.measure
 
     def slowly(watch: Any) -> Any:
         time.sleep(2)
         return measure(watch)
 
-    monkeypatch.setattr(pipeline.monitor.Watch, "measure", slowly)
+    monkeypatch.setattr(pipeline.training.monitoring.monitor.Watch, "measure", slowly)
     started = time.perf_counter()
     run = train(images, LABELS, tiny(params, epochs=1), Checkpoints(tmp_path / "run"))
     assert run.seconds < time.perf_counter() - started - 4
@@ -219,9 +219,9 @@ KILLED = """
 import sys
 from pathlib import Path
 import numpy as np
-from pipeline.checkpoint import Checkpoints
-from pipeline.params import Pretrain
-from pipeline.training import train
+from pipeline.training.resuming.checkpoint import Checkpoints
+from pipeline.params.reader import Pretrain
+from pipeline.training.loop import train
 images = np.load(sys.argv[1] + "/images.npy")
 params = Pretrain.model_validate_json(Path(sys.argv[1] + "/params.json").read_text())
 labels = np.tile([0, 1, 2, -1], 20)

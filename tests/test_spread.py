@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.spread import spread
+from pipeline.evaluation.spread import spread
 
 
 def test_the_spread_is_that_of_slow_loops() -> None:

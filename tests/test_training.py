@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from models.backbones import build_backbone
 from models.methods import METHODS
-from pipeline import training
 from pipeline.errors import EXIT_FAULT, UserError
-from pipeline.params import Params, Pretrain
-from pipeline.pixels import pixel_statistics
-from pipeline.training import train
+from pipeline.params.reader import Params, Pretrain
+from pipeline.training import loop as training
+from pipeline.training.loop import train
+from pipeline.training.pixels import pixel_statistics
 from tests.conftest import ROOT, change_params
 
 
@@ -289,9 +289,9 @@ WATCHED = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from pipeline.checkpoint import Checkpoints
-from pipeline.params import Pretrain
-from pipeline.training import train
+from pipeline.training.resuming.checkpoint import Checkpoints
+from pipeline.params.reader import Pretrain
+from pipeline.training.loop import train
 folder = Path(sys.argv[1])
 resident = []
 def note(history):

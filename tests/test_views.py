@@ -9,9 +9,9 @@ import torchvision.transforms.v2.functional as tv
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from pipeline import views
-from pipeline.params import Params, Views
-from pipeline.views import ViewDraw, apply_view, draw_view, make_views, resample
+from pipeline.params.reader import Params, Views
+from pipeline.training import views
+from pipeline.training.views import ViewDraw, apply_view, draw_view, make_views, resample
 
 SIDE = 32
 

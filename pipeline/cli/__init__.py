@@ -1,0 +1,1 @@
+"""The console script `lookalike`, a file a command."""

@@ -1,0 +1,190 @@
+"""Hugging Face style tables: a column of image files' bytes, and one of labels where there are any."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pyarrow.types
+
+from pipeline.artifacts import UNLABELLED
+from pipeline.collection.sources.collection import (
+    Collection,
+    Content,
+    Entry,
+    Unreadable,
+    choose_test,
+    printable,
+)
+from pipeline.collection.sources.files import source_path, walk
+from pipeline.errors import UserError
+from pipeline.params.reader import Dataset
+
+SUFFIXES = frozenset({".parquet"})
+_IMAGE_COLUMNS = ("image", "img")
+_LABEL_COLUMNS = ("label", "labels", "fine_label")
+_SPLIT_NAMES = {
+    "train": re.compile(r"(^|/)train"),
+    "test": re.compile(r"(^|/)(test|val)"),
+    "unlabelled": re.compile(r"(^|/)unlabell?ed"),
+}
+_ROWS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A file, and the columns that are read of it."""
+
+    name: str
+    path: Path
+    num_rows: int
+    image_column: str
+    label_column: str | None
+
+
+def parquet(params: Dataset) -> Collection:
+    """The tables of `dataset.path`.
+
+    The image column holds the bytes of image files, or structs of `bytes` and `path`. The label column
+    holds numbers, which the table's own list of class names may name, or words. The split is read off a
+    file's or folder's name that begins with train, test, val or unlabelled; where there is no test split, a
+    part of each class becomes one.
+
+    Raises:
+        UserError: there is no such path, no table, no such column, or a table is damaged.
+    """
+    path = source_path(params)
+    tables = [_open(name, file, params) for name, file in _files(path)]
+    values = [value for table in tables for value in _labels(table)]
+    sources = [printable(f"{table.name}#{row}") for table in tables for row in range(table.num_rows)]
+    class_names, labels = _classes(values, _own_names(tables[0]))
+    by_name = [table_split for table in tables for table_split in [_split(table.name)] * table.num_rows]
+    remarks = [f"{len(tables):,} tables, {len(sources):,} rows, images in column {tables[0].image_column!r}"]
+    if not class_names:
+        remarks.append("no labels: there is nothing to score with")
+    if class_names and "test" not in by_name:
+        for_test = choose_test(sources, labels, params.test_fraction, params.seed)
+        splits = ["test" if test else split for test, split in zip(for_test, by_name, strict=True)]
+        remarks.append(f"{for_test.sum():,} of {len(sources):,} images are for testing, chosen by seed")
+    else:
+        splits = by_name
+
+    def contents() -> Iterator[tuple[int, Content]]:
+        number = 0
+        for table in tables:
+            for content in _images(table):
+                yield number, content
+                number += 1
+
+    return Collection(
+        class_names=class_names,
+        entries=[Entry(*row) for row in zip(sources, splits, labels, strict=True)],
+        contents=contents,
+        remarks=tuple(remarks),
+    )
+
+
+def _files(path: Path) -> list[tuple[str, Path]]:
+    if path.is_file():
+        return [(path.name, path)]
+    found = [(file.name, file.path) for file in walk(path, SUFFIXES)] if path.is_dir() else []
+    if not found:
+        raise UserError(
+            f"{path}: no .parquet file and no folder that holds one: check dataset.path in params.yaml"
+        )
+    return found
+
+
+def _open(name: str, path: Path, params: Dataset) -> _Table:
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            schema, num_rows = file.schema_arrow, file.metadata.num_rows
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+    image_column = params.image_column or next(
+        (column for column in _IMAGE_COLUMNS if column in schema.names), None
+    )
+    if image_column is None or image_column not in schema.names:
+        raise UserError(
+            f"{path}: has no column {image_column or 'image'!r}, its columns are {', '.join(schema.names)}: "
+            "name one in dataset.image_column"
+        )
+    if not _holds_bytes(schema.field(image_column).type):
+        raise UserError(
+            f"{path}: column {image_column!r} holds {schema.field(image_column).type}, not the bytes of "
+            "image files: name another one in dataset.image_column"
+        )
+    label_column = params.label_column or next(
+        (column for column in _LABEL_COLUMNS if column in schema.names), None
+    )
+    if label_column is not None and label_column not in schema.names:
+        raise UserError(
+            f"{path}: has no column {label_column!r}, its columns are {', '.join(schema.names)}: "
+            "name one in dataset.label_column"
+        )
+    return _Table(name, path, num_rows, image_column, label_column)
+
+
+def _holds_bytes(kind: pyarrow.DataType) -> bool:
+    if pyarrow.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
+    return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+
+
+def _split(name: str) -> str:
+    for split, pattern in _SPLIT_NAMES.items():
+        if pattern.search(name.lower()):
+            return split
+    return "train"
+
+
+def _labels(table: _Table) -> list[Any]:
+    if table.label_column is None:
+        return [None] * table.num_rows
+    with pyarrow.parquet.ParquetFile(table.path) as file:
+        return list(file.read(columns=[table.label_column]).column(0).to_pylist())
+
+
+def _own_names(table: _Table) -> list[str] | None:
+    """The class names that Hugging Face's datasets write into the schema."""
+    with pyarrow.parquet.ParquetFile(table.path) as file:
+        metadata = file.schema_arrow.metadata or {}
+    try:
+        return list(json.loads(metadata[b"huggingface"])["info"]["features"][table.label_column]["names"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _classes(values: Sequence[Any], own_names: list[str] | None) -> tuple[tuple[str, ...], list[int]]:
+    """Class names, and the label of each value; no value, or -1 as Hugging Face writes it, is no label."""
+    missing = {None, UNLABELLED}
+    if own_names is not None and all(value in missing or 0 <= value < len(own_names) for value in values):
+        return tuple(own_names), [UNLABELLED if value in missing else int(value) for value in values]
+    known = sorted(
+        {value for value in values if value not in missing}, key=lambda value: (str(type(value)), value)
+    )
+    label_of = {value: label for label, value in enumerate(known)}
+    names = tuple(printable(str(value)) for value in known)
+    return names, [label_of.get(value, UNLABELLED) for value in values]
+
+
+def _images(table: _Table) -> Iterator[Content]:
+    with pyarrow.parquet.ParquetFile(table.path) as file:
+        try:
+            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[table.image_column]):
+                for value in batch.column(0):
+                    yield _bytes(value.as_py())
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            raise UserError(f"{table.path}: damaged ({str(error).splitlines()[0]})") from None
+
+
+def _bytes(value: dict[str, Any] | bytes | None) -> Content:
+    has_path = isinstance(value, dict) and value.get("path")
+    content: bytes | None = value["bytes"] if isinstance(value, dict) else value
+    if content is None:
+        return Unreadable("the table has its path and not its bytes" if has_path else "no bytes in the table")
+    return content

@@ -1,0 +1,162 @@
+"""The backbone as one ONNX file, and the gate that it must pass: the same embeddings as torch."""
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from models.backbones import build_backbone
+from pipeline.artifacts import existing
+from pipeline.encoder.runtime import INPUT_NAME, OUTPUT_NAME, Encoder
+from pipeline.errors import MachineError, UserError
+
+# The newest opset that torch's exporter writes without converting; onnxruntime 1.31 runs it.
+OPSET = 23
+PARITY_BATCHES = (1, 2, 7, 64)
+
+
+class PixelEncoder(nn.Module):
+    """What is exported: uint8 pixels to a normalised embedding, scaling and normalisation included.
+
+    Args:
+        backbone: float [B, 3, H, W] -> [B, D].
+        mean: of the three channels, on the scale from 0 to 1.
+        std: likewise.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: nn.Module, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] to float32 [B, D], L2-normalised."""
+        pixels = (images.float() / 255 - self.mean) / self.std
+        return F.normalize(self.backbone(pixels.permute(0, 3, 1, 2)), dim=1)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far onnxruntime stands from torch, over batches of 1, 2, 7 and 64 images."""
+
+    max_abs_difference: float
+    min_cosine: float
+
+
+def load_backbone(path: Path) -> tuple[PixelEncoder, dict[str, Any]]:
+    """A backbone as stage `pretrain` wrote it, ready to export, and its card.
+
+    Raises:
+        UserError: the file is missing, damaged, or not of stage `pretrain`.
+    """
+    existing(path, made_by="pretrain")
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = json.loads((file.metadata() or {})["lookalike"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        chosen = card["backbone"] | {"pretrained": False}  # the weights are in this file
+        backbone = build_backbone(**chosen, image_size=card["image_size"]).module
+        backbone.load_state_dict(weights)
+    except OSError:
+        raise
+    except Exception as error:  # safetensors' own exception shares no other class
+        raise UserError(
+            f"{path}: not a backbone of stage 'pretrain' ({error}): run 'dvc repro --force pretrain'"
+        ) from None
+    return PixelEncoder(backbone, card["mean"], card["std"]).eval(), card
+
+
+def export_onnx(module: PixelEncoder, metadata: Mapping[str, Any], path: Path) -> None:
+    """Writes the module to one ONNX file with a dynamic batch.
+
+    Args:
+        module: in eval mode.
+        metadata: written to `metadata_props`, each value as JSON; `image_size` is the side of the input.
+        path: of the file; no side file is made.
+
+    Raises:
+        onnx.checker.ValidationError: the full check fails.
+    """
+    size = int(metadata["image_size"])
+    # two images: with one the exporter takes the batch for a constant
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own, on the versions of its parts
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            module,
+            (example,),
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=OPSET,
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise AssertionError("torch.onnx.export gave no program")
+    model = program.model_proto
+    _forget_origins(model)
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def check_parity(
+    module: PixelEncoder, encoder: Encoder, max_abs_difference: float, min_cosine: float
+) -> Parity:
+    """Compares torch and onnxruntime on random pixels.
+
+    Raises:
+        MachineError: they differ by more than the given bounds.
+    """
+    difference, cosine = 0.0, 1.0
+    for batch_size in PARITY_BATCHES:
+        images = _random_pixels(batch_size, encoder.image_size)
+        with torch.no_grad():
+            expected = module(torch.from_numpy(images)).numpy()
+        actual = encoder(images)
+        difference = max(difference, float(np.abs(expected - actual).max()))
+        cosine = min(cosine, float((expected.astype(np.float64) * actual).sum(axis=1).min()))
+    if difference > max_abs_difference or cosine < min_cosine:
+        raise MachineError(
+            f"onnxruntime and torch disagree: largest difference {difference:.2g} (at most "
+            f"{max_abs_difference:.2g}), lowest cosine {cosine:.7f} (at least {min_cosine})"
+        )
+    return Parity(difference, cosine)
+
+
+def _random_pixels(batch_size: int, size: int) -> NDArray[np.uint8]:
+    shape = (batch_size, size, size, 3)
+    return np.random.default_rng(batch_size).integers(0, 256, shape, dtype=np.uint8)
+
+
+def _forget_origins(model: onnx.ModelProto) -> None:
+    """Removes what the exporter notes beside each node: source lines with this machine's paths."""
+    model.doc_string = ""
+    graphs = [model.graph, *model.functions]
+    for graph in graphs:
+        del graph.metadata_props[:]
+        graph.doc_string = ""
+        for node in graph.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+        value.doc_string = ""

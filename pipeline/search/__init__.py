@@ -1,0 +1,1 @@
+"""The index of the embeddings: built, tuned, opened and asked."""

@@ -1,0 +1,228 @@
+"""What is watched while the backbone learns: labels only watch here, they never teach."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.backbones import Backbone
+from pipeline.artifacts import UNLABELLED
+from pipeline.evaluation.knn import knn_scores, nearest, normalize, topk_accuracy
+from pipeline.evaluation.spread import spread
+from pipeline.params.reader import Monitor, Pretrain, Probe, Views
+from pipeline.training.pixels import Images
+from pipeline.training.views import make_views
+
+# B batch, D feature, K classes
+
+# The same temperature for every monitored kNN, Wu et al. 2018, arXiv:1805.01978.
+_KNN_TEMPERATURE = 0.07
+_SPREAD_SAMPLE = 1000  # images; every pair is compared
+_BATCH = 256
+
+
+class OnlineProbe(nn.Module):
+    """A linear classifier of the features as they are at each step; no gradient reaches the backbone.
+
+    Args:
+        feature_dim: D.
+        num_classes: K.
+        lr: of its own Adam.
+    """
+
+    def __init__(self, feature_dim: int, num_classes: int, lr: float) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(feature_dim, affine=False)
+        self.linear = nn.Linear(feature_dim, num_classes)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self._optimizer = torch.optim.Adam(self.linear.parameters(), lr=lr)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Its optimiser's, so that the state_dict is all that it learns on from."""
+        return self._optimizer.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes back what `get_extra_state` gave."""
+        self._optimizer.load_state_dict(state)
+
+    def learn(self, features: Tensor, labels: Tensor) -> None:
+        """One step on the labelled part of a batch: features [B, D], labels [B], -1 where there is none."""
+        with torch.enable_grad():
+            logits_BK = self.linear(self.norm(features.detach().float()))
+            # the mean over the labelled, or 0 where there are none, without asking the device how many
+            total = F.cross_entropy(logits_BK, labels, ignore_index=UNLABELLED, reduction="sum")
+            loss = total / (labels != UNLABELLED).sum().clamp(min=1)
+            self._optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+
+    @torch.no_grad()
+    def accuracy(self, features: Tensor, labels: Tensor) -> float:
+        """Top-1 on features [B, D] with labels [B]."""
+        self.eval()
+        right = self.linear(self.norm(features)).argmax(dim=1) == labels
+        self.train()
+        return float(right.float().mean())
+
+
+class Watch:
+    """Held-out labelled images, what is measured on them after every epoch, and the probe's lessons.
+
+    Attributes:
+        train_rows: all other images, in a seeded random order.
+        probe: or nothing, where there are no labels.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        labels: NDArray[np.int64],
+        backbone: Backbone,
+        mean: Tensor,
+        std: Tensor,
+        params: Pretrain,
+    ) -> None:
+        """
+        Args:
+            images: the collection.
+            labels: [N], or -1 where there is none.
+            backbone: what is watched; on its device.
+            mean: of the pixels, [3, 1, 1], as in training, on that device.
+            std: likewise.
+            params: of the run.
+        """
+        monitor = params.monitor
+        self.train_rows, self._holdout_rows = hold_out(labels, monitor, params.seed)
+        self._bank_rows = self.train_rows[labels[self.train_rows] != UNLABELLED][: monitor.bank_size]
+        self._images, self._labels, self._k = images, labels, monitor.k
+        self._backbone, self._mean, self._std = backbone.module, mean, std
+        self.probe: OnlineProbe | None = None
+        if len(self._bank_rows) and len(self._holdout_rows):
+            num_classes = int(labels.max()) + 1
+            self.probe = OnlineProbe(backbone.feature_dim, num_classes, monitor.probe.lr).to(mean.device)
+        self._mild_views = mild_views(params.views, monitor.probe) if monitor.probe.views == "mild" else None
+        # its own, so that the method draws the same views with it and without
+        self.generator = torch.Generator(mean.device).manual_seed(params.seed)
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """What learns here, by name, for a checkpoint."""
+        return {} if self.probe is None else {"probe": self.probe}
+
+    def teach(self, features: Tensor, rows: NDArray[np.int64]) -> None:
+        """Gives the probe one batch.
+
+        Args:
+            features: of the method's first views, [B, D], in the order of the rows.
+            rows: of the images.
+        """
+        if self.probe is None:
+            return
+        labels = self._labels[rows]
+        if self._mild_views is not None:
+            rows = rows[labels != UNLABELLED]
+            if len(rows) < 2:  # one image has no batch statistics
+                return
+            labels, features = self._labels[rows], self._features_of_mild_views(rows, self._mild_views)
+        self.probe.learn(features, torch.from_numpy(labels).to(features.device, non_blocking=True))
+
+    @torch.no_grad()
+    def _features_of_mild_views(self, rows: NDArray[np.int64], views: Views) -> Tensor:
+        """In eval mode: the running statistics of the batch norms are left to the unlabelled learning."""
+        batch = torch.from_numpy(self._images[rows]).to(self._mean.device, non_blocking=True)
+        (view,) = make_views(batch, views, self.generator, num_views=1)
+        with eval_mode(self._backbone):
+            features: Tensor = self._backbone((view - self._mean) / self._std)
+        return features
+
+    def measure(self) -> dict[str, float]:
+        """kNN and the probe's accuracy on the held-out images, effective rank and uniformity of others.
+
+        Returns:
+            `knn_top1` and `probe_top1` where there are labels, `effective_rank` and `uniformity`.
+        """
+
+        def features(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+            return extract_features(self._backbone, self._images, rows, self._mean, self._std)
+
+        if self.probe is None:
+            return spread(features(self.train_rows[:_SPREAD_SAMPLE]))
+        bank, queries = features(self._bank_rows), features(self._holdout_rows)
+        labels = self._labels[self._holdout_rows]
+        similarities, neighbors = nearest(normalize(queries), normalize(bank), min(self._k, len(bank)))
+        votes = knn_scores(
+            similarities,
+            self._labels[self._bank_rows][neighbors],
+            int(self._labels.max()) + 1,
+            _KNN_TEMPERATURE,
+        )
+        device = self._mean.device
+        on_device = torch.from_numpy(queries).to(device), torch.from_numpy(labels).to(device)
+        return {
+            "knn_top1": topk_accuracy(votes, labels, 1),
+            "probe_top1": self.probe.accuracy(*on_device),
+        } | spread(bank[:_SPREAD_SAMPLE])
+
+
+def mild_views(views: Views, params: Probe) -> Views:
+    """The method's views with their flips, a larger crop and a jitter of the brightness alone."""
+    values = views.model_dump()
+    values["crop"] |= {"p": 1.0, "scale": {"low": params.min_area, "high": 1.0}}
+    values["color_jitter"] = {"p": 1.0, "brightness": params.brightness} | dict.fromkeys(
+        ("contrast", "saturation", "hue"), 0.0
+    )
+    for operation in ("affine", "grayscale", "blur", "solarize"):
+        values[operation]["p"] = 0.0
+    return Views.model_validate(values)
+
+
+def hold_out(
+    labels: NDArray[np.int64], params: Monitor, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to train on and labelled rows held out for watching, both in a seeded random order.
+
+    Args:
+        labels: [N], or -1 where there is none.
+        params: of them the share of the labelled that is held out, at least one where there are any.
+        seed: of the order.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    is_labelled = labels[order] != UNLABELLED
+    num_labelled = int(is_labelled.sum())
+    num_held_out = min(num_labelled, max(1, round(num_labelled * params.holdout_fraction)))
+    held_out = is_labelled & (np.cumsum(is_labelled) <= num_held_out)
+    return order[~held_out], order[held_out]
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode; its mode is put back."""
+    was_training = module.training
+    module.eval()
+    yield
+    module.train(was_training)
+
+
+@torch.no_grad()
+def extract_features(
+    backbone: nn.Module,
+    images: Images,
+    rows: NDArray[np.int64],
+    mean: Tensor,
+    std: Tensor,
+    batch_size: int = _BATCH,
+) -> NDArray[np.float32]:
+    """Features of whole images, in eval mode and float32, on the device of mean and std: [len(rows), D]."""
+    features = []
+    with eval_mode(backbone):
+        for batch in np.array_split(rows, math.ceil(len(rows) / batch_size)):
+            pixels = torch.from_numpy(images[batch]).to(mean.device).permute(0, 3, 1, 2)
+            features.append(backbone((pixels / 255 - mean) / std).float().cpu().numpy())
+    return np.concatenate(features)
