@@ -28,7 +28,9 @@ from pipeline.collection.ingest import ingest
 from pipeline.collection.sources.folder import folder
 from pipeline.errors import plain_errors
 from pipeline.evaluation.knn import normalize
-from pipeline.evaluation.protocols import Labelled, score_knn, score_linear, split_stratified
+from pipeline.evaluation.labelled import Labelled
+from pipeline.evaluation.linear_probe import score_linear, split_stratified
+from pipeline.evaluation.protocols import score_knn
 from pipeline.params.reader import PARAMS_FILE, Params, check_params, parse_yaml
 from pipeline.recipes import DEFAULT, lay_over, parse_setting, read_recipe
 from pipeline.training.loop import TrainingRun, train

@@ -29,7 +29,8 @@ from pipeline.artifacts import create_array
 from pipeline.collection.ingest import ingest
 from pipeline.collection.sources.folder import folder
 from pipeline.images import read_image
-from pipeline.params.reader import Dataset, load_params
+from pipeline.params.dataset import Dataset
+from pipeline.params.reader import load_params
 
 
 class Pixels:

@@ -32,7 +32,8 @@ from models.backbones import BACKBONES, build_backbone
 from pipeline.collection.sources.collection import Pixels
 from pipeline.collection.sources.mnist5k import mnist5k
 from pipeline.errors import UserError, plain_errors
-from pipeline.params.reader import Pretrain, load_params
+from pipeline.params.pretrain import Pretrain
+from pipeline.params.reader import load_params
 from pipeline.training.loop import train
 from pipeline.training.machine import choose_device, choose_precision
 from pipeline.training.views import make_views

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.encoder.runtime import Encoder
-    from pipeline.search.index import ImageIndex
+    from pipeline.search.image_index import ImageIndex
 
 __all__ = ["Encoder", "ImageIndex"]
 
@@ -16,7 +16,7 @@ def __getattr__(name: str) -> Any:
 
         return Encoder
     if name == "ImageIndex":
-        from pipeline.search.index import ImageIndex
+        from pipeline.search.image_index import ImageIndex
 
         return ImageIndex
     raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Pictures: what a person sees of a search."""
+"""The one way tiles become a picture: images in rows, each with its words, written to a file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.artifacts import atomic_file
+from pipeline.atomic import atomic_file
 from pipeline.errors import UserError
 
 _TILE = 96  # pixels
@@ -25,22 +25,22 @@ class Tile:
     caption: str
 
 
-def draw_gallery(rows: Sequence[tuple[Tile, Sequence[Tile]]]) -> Image.Image:
-    """Each query at the left of a line, its neighbours to the right of it, from the nearest on."""
-    columns = 1 + max(len(neighbors) for _, neighbors in rows)
+def draw_rows(rows: Sequence[tuple[Tile, Sequence[Tile]]]) -> Image.Image:
+    """The first tile of each row at the left, behind a rule the others, from left to right."""
+    columns = 1 + max(len(others) for _, others in rows)
     row_height = _TILE + _CAPTION + _GAP
     picture = Image.new(
         "RGB", (3 * _GAP + columns * (_TILE + _GAP), 2 * _GAP + len(rows) * row_height), _PAPER
     )
     pen = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=12)
-    for line, (query, neighbors) in enumerate(rows):
+    for line, (first, others) in enumerate(rows):
         top = _GAP + line * row_height
-        _draw_tile(picture, pen, font, query, _GAP, top)
+        _draw_tile(picture, pen, font, first, _GAP, top)
         rule = _TILE + 2 * _GAP + _GAP // 2
         pen.line([(rule, top), (rule, top + _TILE + _CAPTION)], fill=_FAINT)
-        for column, neighbor in enumerate(neighbors, start=1):
-            _draw_tile(picture, pen, font, neighbor, 2 * _GAP + column * (_TILE + _GAP), top)
+        for column, other in enumerate(others, start=1):
+            _draw_tile(picture, pen, font, other, 2 * _GAP + column * (_TILE + _GAP), top)
     return picture
 
 

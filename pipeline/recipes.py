@@ -18,9 +18,10 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from pipeline.artifacts import atomic_file
+from pipeline.atomic import atomic_file
 from pipeline.errors import UserError
-from pipeline.params.reader import NEEDS_A_PATH, PARAMS_FILE, check_params, parse_yaml, read_text
+from pipeline.params.dataset import NEEDS_A_PATH
+from pipeline.params.reader import PARAMS_FILE, check_params, parse_yaml, read_text
 
 RECIPES = Path("recipes")
 DEFAULT = "mnist5k"

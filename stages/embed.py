@@ -4,7 +4,8 @@ import time
 
 import onnxruntime
 
-from pipeline.artifacts import Artifacts, atomic_folder, write_json
+from pipeline.artifacts import Artifacts, write_json
+from pipeline.atomic import atomic_folder
 from pipeline.encoder.embed import embed_to_file
 from pipeline.encoder.runtime import Encoder
 from pipeline.errors import plain_errors

@@ -7,12 +7,14 @@ from pathlib import Path
 import onnxruntime
 import torch
 
-from pipeline.artifacts import Artifacts, atomic_folder, write_json
+from pipeline.artifacts import Artifacts, write_json
+from pipeline.atomic import atomic_folder
 from pipeline.encoder.export import OPSET, Parity, check_parity, export_onnx, load_backbone
 from pipeline.encoder.runtime import Encoder
 from pipeline.errors import plain_errors
 from pipeline.images import INTERPOLATION, RESIZE_RULE
-from pipeline.params.reader import Export, load_params
+from pipeline.params.export import Export
+from pipeline.params.reader import load_params
 
 
 def export(backbone: Path, encoder: Path, params: Export) -> Parity:

@@ -1,46 +1,16 @@
 """DVC stage `fetch`: a collection of images, decoded once, to data/images/."""
 
-import csv
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
 
-import numpy as np
-
-from pipeline.artifacts import SPLITS, UNLABELLED, Artifacts, atomic_file, atomic_folder, write_json
-from pipeline.collection.ingest import Ingested, Rejected, check_ingested, ingest
+from pipeline.artifacts import SPLITS, Artifacts, write_json
+from pipeline.atomic import atomic_file, atomic_folder
+from pipeline.collection.ingest import check_ingested, ingest
+from pipeline.collection.manifest import write_manifest, write_rejected
 from pipeline.collection.sources.table import SOURCES
 from pipeline.errors import UserError, plain_errors
 from pipeline.params.reader import load_params
-
-
-def write_manifest(path: Path, ingested: Ingested, class_names: tuple[str, ...]) -> None:
-    """A row an image: id, split, label, class_name, source, width, height, sha256."""
-    import pandas as pd  # not at the top: the processes that decode import this file and not pandas
-
-    accepted = ingested.accepted
-    labels = [image.entry.label for image in accepted]
-    columns = {
-        "id": np.arange(len(accepted), dtype=np.int64),
-        "split": [image.entry.split for image in accepted],
-        "label": labels,
-        "class_name": [class_names[label] if label != UNLABELLED else None for label in labels],
-        "source": [image.entry.source for image in accepted],
-        "width": [image.width for image in accepted],
-        "height": [image.height for image in accepted],
-        "sha256": [image.sha256 for image in accepted],
-    }
-    pd.DataFrame(columns).to_parquet(path, index=False)
-
-
-def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
-    """A row an image that could not be read, and why."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["source", "reason"])
-        writer.writerows((image.source, image.reason) for image in rejected)
 
 
 def main() -> None:

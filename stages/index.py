@@ -2,7 +2,8 @@
 
 import faiss
 
-from pipeline.artifacts import Artifacts, atomic_folder, sha256_of, write_json
+from pipeline.artifacts import Artifacts, sha256_of, write_json
+from pipeline.atomic import atomic_folder
 from pipeline.errors import plain_errors
 from pipeline.params.reader import load_params
 from pipeline.search.index import make_index, write_index

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save
 
-from pipeline.artifacts import SCRATCH, Artifacts, Stacked, atomic_folder, write_json, write_tsv
+from pipeline.artifacts import SCRATCH, Artifacts, Stacked, write_json, write_tsv
+from pipeline.atomic import atomic_folder
 from pipeline.errors import MachineError, UserError, plain_errors
-from pipeline.params.reader import Pretrain, load_params
-from pipeline.pictures import Tile, draw_gallery, write_picture
+from pipeline.params.pretrain import Pretrain
+from pipeline.params.reader import load_params
+from pipeline.pictures import Tile, draw_rows, write_picture
 from pipeline.training.display.live import LivePlots
 from pipeline.training.loop import train
 from pipeline.training.pixels import Images
@@ -53,7 +55,7 @@ def draw_views(images: Images, params: Pretrain) -> Image.Image:
     generator = torch.Generator().manual_seed(params.seed)
     views = make_views(torch.from_numpy(batch), params.views, generator, params.num_views)
     tiles = [(view.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy() for view in views]
-    return draw_gallery(
+    return draw_rows(
         [
             (Tile(image, "image"), [Tile(each[i], f"view {n}") for n, each in enumerate(tiles, start=1)])
             for i, image in enumerate(batch)

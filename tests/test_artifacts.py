@@ -12,8 +12,6 @@ import pytest
 from pipeline.artifacts import (
     Artifacts,
     Stacked,
-    atomic_file,
-    atomic_folder,
     create_array,
     existing,
     read_array,
@@ -21,6 +19,7 @@ from pipeline.artifacts import (
     write_json,
     write_tsv,
 )
+from pipeline.atomic import atomic_file, atomic_folder
 from pipeline.errors import UserError
 
 

@@ -87,7 +87,7 @@ WAITS = """
 import numpy as np
 from pipeline.training import loop as training
 from pipeline.errors import UserError
-from pipeline.params.reader import Pretrain
+from pipeline.params.pretrain import Pretrain
 import sys
 make_views = training.make_views
 def waiting(*args):

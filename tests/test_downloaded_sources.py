@@ -23,7 +23,8 @@ from pipeline.collection.sources.cifar10 import cifar10
 from pipeline.collection.sources.collection import Collection, Pixels
 from pipeline.collection.sources.stl10 import stl10
 from pipeline.errors import MachineError, UserError
-from pipeline.params.reader import Dataset, Params
+from pipeline.params.dataset import Dataset
+from pipeline.params.reader import Params
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 NUM_UNLABELLED = 60

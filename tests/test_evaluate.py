@@ -7,17 +7,12 @@ from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.errors import UserError
-from pipeline.evaluation.protocols import (
-    Labelled,
-    average_precision,
-    evaluate,
-    score_few_labels,
-    score_knn,
-    score_linear,
-    score_retrieval,
-    split_stratified,
-)
-from pipeline.params.reader import Knn, LinearProbe, Params, Retrieval
+from pipeline.evaluation.labelled import Labelled
+from pipeline.evaluation.linear_probe import score_few_labels, score_linear, split_stratified
+from pipeline.evaluation.protocols import evaluate, score_knn
+from pipeline.evaluation.retrieval import average_precision, score_retrieval
+from pipeline.params.evaluate import Knn, LinearProbe, Retrieval
+from pipeline.params.reader import Params
 
 LINEAR = LinearProbe(
     C=(0.01, 1.0), validation_fraction=0.2, max_iterations=500, few_label_seeds=(0, 1, 2), seed=0

@@ -8,7 +8,8 @@ import pytest
 from pipeline.collection.sources import fingerprint as module
 from pipeline.collection.sources.fingerprint import Fingerprint, fingerprint
 from pipeline.errors import UserError
-from pipeline.params.reader import Dataset, Params
+from pipeline.params.dataset import Dataset
+from pipeline.params.reader import Params
 
 
 @pytest.fixture

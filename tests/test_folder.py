@@ -13,7 +13,8 @@ from PIL import Image
 from pipeline.collection.sources.collection import Collection, Content, Span, Unreadable
 from pipeline.collection.sources.folder import folder
 from pipeline.errors import UserError
-from pipeline.params.reader import Dataset, Params
+from pipeline.params.dataset import Dataset
+from pipeline.params.reader import Params
 
 
 def picture(seed: int, picture_format: str = "PNG") -> bytes:

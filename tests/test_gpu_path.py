@@ -10,7 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from models.backbones import build_backbone
 from models.methods import METHODS
 from pipeline.errors import MachineError
-from pipeline.params.reader import Params, Views
+from pipeline.params.pretrain_views import Views
+from pipeline.params.reader import Params
 from pipeline.training.monitoring.epoch_log import scalars
 from pipeline.training.optimizers import build_optimizer, clip_gradient
 from pipeline.training.views import make_views

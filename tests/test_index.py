@@ -14,7 +14,8 @@ from pipeline.artifacts import Artifacts, sha256_of
 from pipeline.errors import UserError
 from pipeline.evaluation.knn import nearest, normalize
 from pipeline.params.reader import Params
-from pipeline.search.index import build_index, choose_factory, exact_neighbors, make_index, recall, tune
+from pipeline.search.index import build_index, choose_factory, make_index
+from pipeline.search.tuning import exact_neighbors, recall, tune
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,8 @@ from pipeline.collection.sources.collection import Collection
 from pipeline.collection.sources.folder import folder
 from pipeline.errors import UserError
 from pipeline.images import read_image
-from pipeline.params.reader import Dataset, Params
+from pipeline.params.dataset import Dataset
+from pipeline.params.reader import Params
 from tests.conftest import ROOT, change_params, run
 from tests.test_cli import obey_permissions
 

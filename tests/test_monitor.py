@@ -5,7 +5,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from models.backbones import build_backbone
-from pipeline.params.reader import Params, Pretrain
+from pipeline.params.pretrain import Pretrain
+from pipeline.params.reader import Params
 from pipeline.training.monitoring.monitor import OnlineProbe, Watch, extract_features, hold_out, mild_views
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from models.backbones import build_backbone
-from pipeline.params.reader import Optimizer, Params
+from pipeline.params.pretrain import Optimizer
+from pipeline.params.reader import Params
 from pipeline.training.optimizers import (
     build_optimizer,
     clip_gradient,

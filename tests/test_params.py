@@ -44,7 +44,6 @@ def test_the_default_params_are_valid_and_frozen(params: Params) -> None:
         ("pretrain.batchsize", 9, "pretrain.batchsize: unknown key, did you mean batch_size?"),
         ("zzz", 1, "zzz: unknown key; known here: dataset, pretrain, export, embed, index, evaluate"),
         ("embed.batch_size", None, "embed.batch_size: missing"),
-        ("dataset.image_size", 20, "dataset: image_size (20) must be at least 28 for mnist5k"),
         ("evaluate.linear.C", [], "evaluate.linear.C: [] should have at least 1 values"),
     ],
 )

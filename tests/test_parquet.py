@@ -14,7 +14,8 @@ from PIL import Image
 from pipeline.collection.sources.collection import Collection, Unreadable
 from pipeline.collection.sources.parquet import parquet
 from pipeline.errors import UserError
-from pipeline.params.reader import Dataset, Params
+from pipeline.params.dataset import Dataset
+from pipeline.params.reader import Params
 
 
 def picture(seed: int) -> bytes:

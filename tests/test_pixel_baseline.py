@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stages.evaluate import is_grey, pixel_side, small_pixels
+from pipeline.evaluation.pixels import is_grey, pixel_side, small_pixels
 
 
 def test_small_images_keep_their_pixels_and_large_ones_become_the_mean_of_the_area() -> None:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 import pipeline.training.loop
 import pipeline.training.monitoring.monitor
 from pipeline.errors import StoppedError, UserError
-from pipeline.params.reader import Params, Pretrain
+from pipeline.params.pretrain import Pretrain
+from pipeline.params.reader import Params
 from pipeline.training.loop import TrainingRun, train
 from pipeline.training.resuming.checkpoint import Checkpoints
 from tests.conftest import ROOT
@@ -220,7 +221,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from pipeline.training.resuming.checkpoint import Checkpoints
-from pipeline.params.reader import Pretrain
+from pipeline.params.pretrain import Pretrain
 from pipeline.training.loop import train
 images = np.load(sys.argv[1] + "/images.npy")
 params = Pretrain.model_validate_json(Path(sys.argv[1] + "/params.json").read_text())

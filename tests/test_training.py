@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from models.backbones import build_backbone
 from models.methods import METHODS
 from pipeline.errors import EXIT_FAULT, UserError
-from pipeline.params.reader import Params, Pretrain
+from pipeline.params.pretrain import Pretrain
+from pipeline.params.reader import Params
 from pipeline.training import loop as training
 from pipeline.training.loop import train
 from pipeline.training.pixels import pixel_statistics
@@ -290,7 +291,7 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from pipeline.training.resuming.checkpoint import Checkpoints
-from pipeline.params.reader import Pretrain
+from pipeline.params.pretrain import Pretrain
 from pipeline.training.loop import train
 folder = Path(sys.argv[1])
 resident = []

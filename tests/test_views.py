@@ -9,7 +9,8 @@ import torchvision.transforms.v2.functional as tv
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from pipeline.params.reader import Params, Views
+from pipeline.params.pretrain_views import Views
+from pipeline.params.reader import Params
 from pipeline.training import views
 from pipeline.training.views import ViewDraw, apply_view, draw_view, make_views, resample
 

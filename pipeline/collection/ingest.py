@@ -1,14 +1,7 @@
-"""A collection to arrays: decoded on every core, in flat memory, in the order of the ids."""
+"""A collection to arrays, in flat memory and in the order of the ids; and what became of each image."""
 
-import hashlib
-import multiprocessing
-import os
-import signal
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +10,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.artifacts import SPLITS, compact_array, create_array
-from pipeline.collection.sources.collection import Collection, Content, Entry, Pixels, Span, Unreadable
-from pipeline.errors import MachineError, UserError
-from pipeline.images import UnreadableImageError, check_num_bytes, decode, fit
-from pipeline.params.reader import Dataset
-
-# Handed to a worker at a time: enough that handing over costs little, and little enough that memory is flat
-# and that Ctrl-C, which waits for what was begun, does not wait long.
-_IMAGES_AT_ONCE = 64
-_BYTES_AT_ONCE = 16 * 2**20
-_CHUNKS_WAITING_PER_WORKER = 3
+from pipeline.collection.decoding import Place, Read, decode_all
+from pipeline.collection.sources.collection import Collection, Entry
+from pipeline.errors import UserError
+from pipeline.params.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -64,15 +51,6 @@ class Ingested:
     num_train_test_duplicates: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """What a worker says of an image whose pixels it has written."""
-
-    width: int
-    height: int
-    sha256: bytes
-
-
 def ingest(collection: Collection, params: Dataset, folder: Path) -> Ingested:
     """Writes `{split}.npy`, uint8 [N, size, size, 3], for each split of a collection.
 
@@ -99,26 +77,18 @@ def ingest(collection: Collection, params: Dataset, folder: Path) -> Ingested:
     for name, path in paths.items():
         create_array(path, np.uint8, (num_rows[name], params.image_size, params.image_size, 3))
 
-    outcomes: list[_Read | str] = [""] * len(entries)
+    outcomes: list[Read | str] = [""] * len(entries)
     places = (
-        (number, _Place(entries[number].split, int(rows[number]), content))
+        (number, Place(entries[number].split, int(rows[number]), content))
         for number, content in collection.contents()
     )
     with tqdm(total=len(entries), desc="fetch", unit=" images", disable=None) as bar:
-        for number, outcome in _decode_all(places, paths, params.image_size):
+        for number, outcome in decode_all(places, paths, params.image_size):
             outcomes[number] = outcome
             bar.update()
 
-    is_read = np.array([isinstance(outcome, _Read) for outcome in outcomes], dtype=np.bool_)
-    leaked = is_read & (splits != SPLITS.index("test"))
-    in_test = {
-        outcome.sha256
-        for outcome, split in zip(outcomes, splits, strict=True)
-        if isinstance(outcome, _Read) and SPLITS[split] == "test"
-    }
-    for row in np.flatnonzero(leaked).tolist():
-        outcome = outcomes[row]
-        leaked[row] = isinstance(outcome, _Read) and outcome.sha256 in in_test
+    is_read = np.array([isinstance(outcome, Read) for outcome in outcomes], dtype=np.bool_)
+    leaked = _leaked(outcomes, is_test=splits == SPLITS.index("test"))
     kept = is_read & ~leaked if params.train_test_duplicates == "drop" else is_read
     for split, name in enumerate(SPLITS):
         if name in paths:
@@ -168,129 +138,20 @@ def check_ingested(ingested: Ingested, total: int, max_rejected: float, listed_i
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where the pixels go, and what they come from."""
-
-    split: str
-    row: int
-    content: Content
-
-
-def _decode_all(
-    places: Iterator[tuple[int, _Place]], paths: dict[str, Path], size: int
-) -> Iterator[tuple[int, _Read | str]]:
-    """Every image decoded by one of as many processes as there are cores; yields its number and outcome."""
-    num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    waiting: deque[tuple[list[int], Future[list[_Read | str]]]] = deque()
-    # spawned, not forked: a fork beside another library's threads may never come back
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, context, _start_worker, (paths, size))
-    try:
-        for numbers, chunk in _chunks(places):
-            with _workers_ignore_ctrl_c():
-                waiting.append((numbers, pool.submit(_decode_chunk, chunk)))
-            if len(waiting) > _CHUNKS_WAITING_PER_WORKER * num_workers:
-                done, future = waiting.popleft()
-                yield from zip(done, future.result(), strict=True)
-        for done, future in waiting:
-            yield from zip(done, future.result(), strict=True)
-    except BrokenProcessPool:
-        raise MachineError(
-            "a process that decodes images was killed, most likely for want of memory: free some, or leave "
-            "out the largest images"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _leaked(outcomes: Sequence[Read | str], is_test: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which images to learn from have the bytes of one in the test split, [N]."""
+    hashes = [outcome.sha256 if isinstance(outcome, Read) else None for outcome in outcomes]
+    in_test = {sha256 for sha256, test in zip(hashes, is_test, strict=True) if test and sha256 is not None}
+    return np.array(
+        [not test and sha256 in in_test for sha256, test in zip(hashes, is_test, strict=True)], dtype=np.bool_
+    )
 
 
-@contextmanager
-def _workers_ignore_ctrl_c() -> Iterator[None]:
-    """Around whatever starts a process: it inherits the blocked signal, which is its parent's to answer."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _chunks(places: Iterator[tuple[int, _Place]]) -> Iterator[tuple[list[int], list[_Place]]]:
-    """Neighbours in one chunk, up to a number of images and of bytes."""
-    numbers: list[int] = []
-    chunk: list[_Place] = []
-    num_bytes = 0
-    for number, place in places:
-        numbers.append(number)
-        chunk.append(place)
-        num_bytes += _num_bytes(place.content)
-        if len(chunk) == _IMAGES_AT_ONCE or num_bytes >= _BYTES_AT_ONCE:
-            yield numbers, chunk
-            numbers, chunk, num_bytes = [], [], 0
-    if chunk:
-        yield numbers, chunk
-
-
-def _num_bytes(content: Content) -> int:
-    match content:
-        case bytes():
-            return len(content)
-        case Span():
-            return content.length
-        case Pixels():
-            return content.values.nbytes
-        case Unreadable():
-            return 0
-
-
-_worker_arrays: dict[str, NDArray[np.uint8]] = {}
-_worker_size = 0
-
-
-def _start_worker(paths: dict[str, Path], size: int) -> None:
-    global _worker_size
-    _worker_size = size
-    for split, path in paths.items():
-        _worker_arrays[split] = np.load(path, mmap_mode="r+")
-
-
-def _decode_chunk(chunk: Sequence[_Place]) -> list[_Read | str]:
-    return [_decode_one(place) for place in chunk]
-
-
-def _decode_one(place: _Place) -> _Read | str:
-    """Writes one image's pixels to their row; what comes back is what was read, or why it was not."""
-    content = place.content
-    try:
-        if isinstance(content, Unreadable):
-            return content.reason
-        if isinstance(content, Pixels):
-            _worker_arrays[place.split][place.row] = fit(content.values, _worker_size)
-            return _Read(content.width, content.height, bytes.fromhex(content.sha256))
-        if isinstance(content, Span):
-            content = _read_span(content)
-        image = decode(content, _worker_size)
-    except UnreadableImageError as error:
-        return str(error)
-    except OSError as error:
-        return error.strerror or type(error).__name__
-    except MemoryError:
-        return "needs more memory than there is"
-    _worker_arrays[place.split][place.row] = image.pixels
-    return _Read(image.width, image.height, hashlib.sha256(content).digest())
-
-
-def _read_span(span: Span) -> bytes:
-    check_num_bytes(span.length)
-    with span.path.open("rb") as file:
-        file.seek(span.offset)
-        return file.read(span.length)
-
-
-def _accepted(entry: Entry, outcome: _Read | str) -> Accepted:
-    assert isinstance(outcome, _Read)
+def _accepted(entry: Entry, outcome: Read | str) -> Accepted:
+    assert isinstance(outcome, Read)
     return Accepted(entry, outcome.width, outcome.height, outcome.sha256.hex())
 
 
-def _num_duplicates(outcomes: Sequence[_Read | str]) -> int:
-    hashes = [outcome.sha256 for outcome in outcomes if isinstance(outcome, _Read)]
+def _num_duplicates(outcomes: Sequence[Read | str]) -> int:
+    hashes = [outcome.sha256 for outcome in outcomes if isinstance(outcome, Read)]
     return len(hashes) - len(set(hashes))

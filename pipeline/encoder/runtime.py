@@ -14,7 +14,7 @@ from pipeline.artifacts import existing, sha256_of
 from pipeline.errors import MachineError, UserError
 
 if TYPE_CHECKING:
-    from pipeline.params.reader import Device  # a type alone: a query reads no params.yaml
+    from pipeline.params.section import Device  # a type alone: a query reads no params.yaml
 
 INPUT_NAME = "images"
 OUTPUT_NAME = "embeddings"

@@ -1,34 +1,28 @@
-"""FAISS: choose, build, tune, save, open and search an index of the embeddings."""
+"""A FAISS index of the embeddings, and its card: chosen, built, written and read."""
 
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artifacts import Artifacts, atomic_file, existing, read_json, write_json
-from pipeline.encoder.runtime import Encoder
+from pipeline.artifacts import Artifacts, existing, read_json, write_json
+from pipeline.atomic import atomic_file
 from pipeline.errors import UserError
-from pipeline.images import read_image
+from pipeline.search.tuning import exact_neighbors, tune
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from pipeline.params.reader import Device
-    from pipeline.params.reader import Index as IndexParams
+    from pipeline.params.index import Index  # a type alone: a query does without pydantic
 
 # Up to here an exact search of 512 dimensions takes a few tens of milliseconds on two cores.
 _EXACT_UP_TO = 100_000
 _RECALL_AT = 10
-# What trades speed for recall, by the kind of index; doubled until the recall is reached.
-_SEARCH_PARAMETERS = ("nprobe", "efSearch")
-_SEARCH_PARAMETER_LIMIT = 4096
 _TRAINING_POINTS_PER_LIST = 64  # FAISS asks for 39 at least and uses 256 at most
 
 
@@ -51,96 +45,6 @@ class IndexCard:
     factory: str
     search_parameters: dict[str, int]
     recall_at_10: float
-
-
-@dataclass(frozen=True)
-class Neighbor:
-    """One row of an answer."""
-
-    rank: int
-    score: float
-    class_name: str | None
-    id: int
-    source: str
-    split: str
-
-
-class ImageIndex:
-    """A searchable collection: the encoder, the index, and what is known of each image."""
-
-    def __init__(self, data: Artifacts, encoder: Encoder, index: faiss.Index, card: IndexCard) -> None:
-        self.encoder = encoder
-        self.card = card
-        self._data = data
-        self._index = index
-
-    @classmethod
-    def open(cls, root: Path | str = "data", device: "Device" = "auto") -> Self:
-        """Opens the outputs of a run of the chain.
-
-        Args:
-            root: the folder that holds encoder/, index/ and images/.
-            device: what the encoder runs on.
-
-        Raises:
-            UserError: a file is missing or damaged, or encoder, index and manifest are not of one run; the
-                message names the file, the values and the command that mends it.
-            MachineError: `cuda` where there is none.
-        """
-        data = Artifacts(Path(root))
-        encoder = Encoder.open(data.encoder, device)
-        card = read_card(data.index_card)
-        index = _read_faiss(data.index)
-        _check_contract(data, encoder, index, card)
-        set_search_parameters(index, card.search_parameters)
-        return cls(data, encoder, index, card)
-
-    def __len__(self) -> int:
-        return self.card.count
-
-    def search(self, image: Path | str | NDArray[np.uint8], k: int = 10) -> "pd.DataFrame":
-        """The k images that look most alike, as a table: rank, score, class_name, id, source, split.
-
-        Args:
-            image: a file, or RGB pixels uint8 [H, W, 3] of the encoder's size.
-            k: from 1 to the size of the index.
-
-        Raises:
-            UserError: the file cannot be read, or k is out of range.
-        """
-        import pandas as pd  # 0.6 s that the command line does without
-
-        return pd.DataFrame([asdict(neighbor) for neighbor in self.neighbors(image, k)])
-
-    def neighbors(self, image: Path | str | NDArray[np.uint8], k: int = 10) -> list[Neighbor]:
-        """Like `search`, as a list from the nearest on; the score is the cosine similarity."""
-        if not 1 <= k <= len(self):
-            raise UserError(f"k is {k}, the index holds {len(self)} images: choose k from 1 to {len(self)}")
-        if not isinstance(image, np.ndarray):
-            image = read_image(Path(image), self.encoder.image_size)
-        similarities, ids = self._index.search(self.encoder(image[None]), k)
-        rows = _manifest_rows(self._data.manifest, ids[0])
-        return [
-            Neighbor(
-                rank=rank,
-                score=float(score),
-                class_name=row["class_name"],
-                id=row["id"],
-                source=row["source"],
-                split=row["split"],
-            )
-            for rank, (score, row) in enumerate(zip(similarities[0], rows, strict=True), start=1)
-        ]
-
-    def pixels(self, id: int) -> NDArray[np.uint8]:  # noqa: A002
-        """The pixels of an image of the collection, uint8 [H, W, 3]."""
-        first = 0
-        for split in self._data.splits():
-            images = self._data.read_images(split)
-            if id < first + len(images):
-                return np.asarray(images[id - first])
-            first += len(images)
-        raise UserError(f"there is no image {id}: the ids go from 0 to {first - 1}")
 
 
 def choose_factory(factory: str, count: int) -> str:
@@ -190,50 +94,8 @@ def build_index(embeddings: Sequence[NDArray[np.float32]], factory: str, seed: i
     return index
 
 
-def tune(
-    index: faiss.Index, queries: NDArray[np.float32], truth: NDArray[np.int64], target_recall: float
-) -> tuple[dict[str, int], float]:
-    """Raises the index's search parameter until the recall is reached.
-
-    Args:
-        index: built; it keeps the parameter that is found.
-        queries: [Q, D].
-        truth: ids of their exact nearest, [Q, k].
-        target_recall: of the k nearest.
-
-    Returns:
-        The parameter's name and value (nothing for an index that has none), and the recall.
-    """
-    tunable = [name for name in _SEARCH_PARAMETERS if _accepts(index, name)]
-    if not tunable:
-        return {}, recall(index, queries, truth)
-    value = 1
-    while True:
-        set_search_parameters(index, {tunable[0]: value})
-        reached = recall(index, queries, truth)
-        if reached >= target_recall or value >= _SEARCH_PARAMETER_LIMIT:
-            return {tunable[0]: value}, reached
-        value *= 2
-
-
-def recall(index: faiss.Index, queries: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
-    """The share of `truth`, ids [Q, k], that the index finds among its own k nearest of `queries`, [Q, D]."""
-    _, found = index.search(queries, truth.shape[1])
-    hits = (found[:, :, None] == truth[:, None, :]).any(axis=1)
-    return float(hits.mean())
-
-
-def exact_neighbors(
-    embeddings: Sequence[NDArray[np.float32]], queries: NDArray[np.float32], k: int
-) -> NDArray[np.int64]:
-    """Ids of the k largest inner products over all parts, [Q, k]."""
-    exact = build_index(embeddings, "Flat", seed=0)
-    _, ids = exact.search(queries, k)
-    return np.asarray(ids, dtype=np.int64)
-
-
 def make_index(
-    embeddings: Sequence[NDArray[np.float32]], params: "IndexParams", encoder_sha256: str
+    embeddings: Sequence[NDArray[np.float32]], params: "Index", encoder_sha256: str
 ) -> tuple[faiss.Index, IndexCard, float]:
     """Chooses, builds and tunes an index.
 
@@ -289,18 +151,20 @@ def read_card(path: Path) -> IndexCard:
         raise UserError(f"{path}: not of this version of Lookalike: run 'dvc repro --force index'") from None
 
 
-def set_search_parameters(index: faiss.Index, parameters: Mapping[str, int]) -> None:
-    """Sets parameters like nprobe by name."""
-    for name, value in parameters.items():
-        faiss.ParameterSpace().set_index_parameter(index, name, value)
+def read_index(path: Path) -> faiss.Index:
+    """Reads images.faiss.
 
-
-def _accepts(index: faiss.Index, name: str) -> bool:
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    existing(path, made_by="index")
     try:
-        set_search_parameters(index, {name: 1})
+        return faiss.read_index(str(path))
     except RuntimeError:
-        return False
-    return True
+        if not path.is_file():
+            raise
+        path.open("rb").close()  # no permission is not damage: let it be said
+        raise UserError(f"{path}: not a whole FAISS index: run 'dvc repro --force index'") from None
 
 
 def _training_sample(
@@ -323,49 +187,3 @@ def _sample(embeddings: Sequence[NDArray[np.float32]], size: int, seed: int) -> 
         for part, end in zip(embeddings, ends, strict=True)
     ]
     return np.ascontiguousarray(np.concatenate(parts))
-
-
-def _read_faiss(path: Path) -> faiss.Index:
-    existing(path, made_by="index")
-    try:
-        return faiss.read_index(str(path))
-    except RuntimeError:
-        if not path.is_file():
-            raise
-        path.open("rb").close()  # no permission is not damage: let it be said
-        raise UserError(f"{path}: not a whole FAISS index: run 'dvc repro --force index'") from None
-
-
-def _check_contract(data: Artifacts, encoder: Encoder, index: faiss.Index, card: IndexCard) -> None:
-    """Refuses encoder, index and manifest that are not of one run."""
-    mend = "run 'dvc repro index'"
-    if card.encoder_sha256 != encoder.sha256:
-        raise UserError(
-            f"{data.index}: built with encoder {card.encoder_sha256[:12]}, but {data.encoder} is "
-            f"{encoder.sha256[:12]}: {mend}"
-        )
-    if not index.d == card.dimension == encoder.dim:
-        raise UserError(
-            f"{data.index}: has {index.d} dimensions and {data.index_card} says {card.dimension}, but "
-            f"{data.encoder} gives {encoder.dim}: {mend}"
-        )
-    import pyarrow.parquet
-
-    try:
-        num_images = pyarrow.parquet.read_metadata(existing(data.manifest, made_by="fetch")).num_rows
-    except pyarrow.ArrowInvalid:
-        raise UserError(f"{data.manifest}: not a parquet file: run 'dvc repro --force fetch'") from None
-    if not index.ntotal == card.count == num_images:
-        raise UserError(
-            f"{data.index}: holds {index.ntotal} images and {data.index_card} says {card.count}, but "
-            f"{data.manifest} lists {num_images}: {mend}"
-        )
-
-
-def _manifest_rows(path: Path, ids: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """The manifest's rows of these ids, in their order."""
-    import pyarrow.parquet  # alone, it is imported 0.6 s sooner than pandas
-
-    # neither read_table nor take: both import pandas
-    table = pyarrow.parquet.ParquetFile(path).read(columns=["id", "split", "class_name", "source"])
-    return [table.slice(id_, 1).to_pylist()[0] for id_ in ids.tolist()]

@@ -17,7 +17,7 @@ from models.backbones import Backbone, build_backbone
 from models.methods import METHODS
 from models.objective import Step
 from pipeline.errors import StoppedError, UserError
-from pipeline.params.reader import Pretrain
+from pipeline.params.pretrain import Pretrain
 from pipeline.training.batches import Batches, Rows
 from pipeline.training.cuda_graph import Learned, RecordedStep
 from pipeline.training.display.progress import Progress, Row

@@ -6,7 +6,7 @@ import os
 import torch
 
 from pipeline.errors import MachineError
-from pipeline.params.reader import Device
+from pipeline.params.section import Device
 
 # glibc's mallopt(3): a block above MMAP_THRESHOLD is given back to the system when it is freed, and so is
 # what lies above TRIM_THRESHOLD at the top of the heap

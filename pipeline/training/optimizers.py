@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pipeline.params.reader import Optimizer
+from pipeline.params.pretrain import Optimizer
 
 REFERENCE_BATCH = 256  # images; the learning rates of the papers are for so many
 

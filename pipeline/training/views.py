@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.params.reader import Views
+from pipeline.params.pretrain_views import Views
 
 # B batch, S side of the view in pixels
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from pipeline.collection.sources.collection import Collection, Content, Entry
 from pipeline.collection.sources.fetched_archive import extracted, pixels
-from pipeline.params.reader import Dataset
+from pipeline.params.dataset import Dataset
 
 
 def cifar10(params: Dataset) -> Collection:

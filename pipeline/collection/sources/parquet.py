@@ -22,7 +22,7 @@ from pipeline.collection.sources.collection import (
 )
 from pipeline.collection.sources.files import source_path, walk
 from pipeline.errors import UserError
-from pipeline.params.reader import Dataset
+from pipeline.params.dataset import Dataset
 
 SUFFIXES = frozenset({".parquet"})
 _IMAGE_COLUMNS = ("image", "img")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pipeline.artifacts import UNLABELLED
 from pipeline.collection.sources.collection import Collection, Content, Entry
 from pipeline.collection.sources.fetched_archive import extracted, pixels
-from pipeline.params.reader import Dataset
+from pipeline.params.dataset import Dataset
 
 SIDE = 96  # pixels
 

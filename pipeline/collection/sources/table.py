@@ -8,7 +8,7 @@ from pipeline.collection.sources.folder import folder
 from pipeline.collection.sources.mnist5k import mnist5k
 from pipeline.collection.sources.parquet import parquet
 from pipeline.collection.sources.stl10 import stl10
-from pipeline.params.reader import Dataset
+from pipeline.params.dataset import Dataset
 
 SOURCES: dict[str, Callable[[Dataset], Collection]] = {
     "mnist5k": mnist5k,

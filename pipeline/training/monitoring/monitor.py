@@ -15,7 +15,8 @@ from models.backbones import Backbone
 from pipeline.artifacts import UNLABELLED
 from pipeline.evaluation.knn import knn_scores, nearest, normalize, topk_accuracy
 from pipeline.evaluation.spread import spread
-from pipeline.params.reader import Monitor, Pretrain, Probe, Views
+from pipeline.params.pretrain import Monitor, Pretrain, Probe
+from pipeline.params.pretrain_views import Views
 from pipeline.training.pixels import Images
 from pipeline.training.views import make_views
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from pipeline.artifacts import atomic_file
+from pipeline.atomic import atomic_file
 
 _KEPT = 2  # the last, and the one before should the last be damaged
 _HASH_DIGITS = 16

@@ -1,0 +1,71 @@
+"""`lookalike query`: the images of the collection that look most like others."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.search.image_index import Neighbor
+
+
+def query(
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Image files to search with.", readable=False)
+    ],
+    k: Annotated[int, typer.Option("-k", help="How many neighbours of each.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    gallery: Annotated[
+        Path | None, typer.Option(metavar="PICTURE", help="Draw queries and neighbours to this file.")
+    ] = None,
+    data: Annotated[Path, typer.Option(metavar="FOLDER", help="Outputs of the chain.")] = Path("data"),
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What the encoder runs on.")] = "auto",
+) -> None:
+    """Prints the images of the collection that look most like IMAGE.
+
+    The score is the cosine similarity of the embeddings: 1 is the same picture.
+
+    \b
+    Examples:
+      lookalike query photo.png
+      lookalike query a.png b.png -k 5 --json
+      lookalike query photo.png --gallery neighbours.png
+    """
+    from pipeline.images import read_image
+    from pipeline.search.image_index import ImageIndex
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device: {device!r} is none of auto, cpu, cuda")
+    index = ImageIndex.open(data, device)  # type: ignore[arg-type]
+    # every file is read before the first answer, so that a bad one stops the command before it prints
+    queries = [read_image(path, index.encoder.image_size) for path in images]
+    answers = [index.neighbors(pixels, k) for pixels in queries]
+    if gallery is not None:
+        from pipeline.pictures import write_picture
+        from pipeline.report.gallery import draw_gallery
+
+        write_picture(draw_gallery(index, queries, answers), gallery)
+    if as_json:
+        found = [
+            {"query": str(path), "neighbors": [asdict(neighbor) for neighbor in answer]}
+            for path, answer in zip(images, answers, strict=True)
+        ]
+        print(json.dumps(found, indent=2))
+        return
+    for path, answer in zip(images, answers, strict=True):
+        if len(images) > 1:
+            print(f"{path}:")
+        print(_table(answer))
+
+
+def _table(neighbors: "list[Neighbor]") -> str:
+    """Neighbours as aligned columns under a header."""
+    rows = [("rank", "score", "class", "id", "source")]
+    rows += [(str(n.rank), f"{n.score:.4f}", n.class_name or "-", str(n.id), n.source) for n in neighbors]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    aligned = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in aligned)

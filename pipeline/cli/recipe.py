@@ -1,0 +1,43 @@
+"""`lookalike recipe`: params.yaml fitted to a collection."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import UserError
+
+
+def recipe(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="The recipe to apply; left out: lists them.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("-S", metavar="KEY=VALUE", help="Set this key too, after the recipe. Repeatable."),
+    ] = None,
+) -> None:
+    """Sets params.yaml to one of the recipes that stand in recipes/.
+
+    A recipe fits the chain to a collection of images. Comments in params.yaml stay, and so does every key
+    that the recipe does not name.
+
+    \b
+    Examples:
+      lookalike recipe
+      lookalike recipe cifar10
+      lookalike recipe folder -S dataset.path=/path/to/photos
+      lookalike recipe stl10 -S pretrain.epochs=20 -S pretrain.batch_size=128
+      lookalike recipe mnist5k
+    """
+    from pipeline.recipes import apply_recipe, describe_recipes
+
+    if name is None:
+        if settings:
+            raise UserError(f"-S {settings[0]}: stands without a recipe: lookalike recipe NAME -S KEY=VALUE")
+        described = describe_recipes()
+        width = max(map(len, described))
+        print("\n".join(f"{recipe:{width}}  {text}".rstrip() for recipe, text in described.items()))
+        return
+    changes = apply_recipe(name, settings or [])
+    print("\n".join(map(str, changes)) or "nothing to change")
+    print("next: dvc repro")

@@ -1,0 +1,16 @@
+"""Section `index` of params.yaml: the kind of index and the recall wanted of it."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.params.section import Count, NonEmpty, Section, Seed
+
+
+class Index(Section):
+    """`auto`, or any factory string of FAISS; for an approximate one, the recall@10 that it is tuned to."""
+
+    factory: NonEmpty
+    target_recall: Annotated[float, Field(gt=0, le=1)]
+    num_queries: Count
+    seed: Seed

@@ -1,0 +1,199 @@
+"""Section `pretrain` of params.yaml: one training run."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.params.pretrain_views import Views
+from pipeline.params.section import (
+    Count,
+    Device,
+    NonEmpty,
+    NonNegative,
+    Positive,
+    Probability,
+    ProjectionDim,
+    Section,
+    Seed,
+)
+
+
+class Backbone(Section):
+    """The network that is kept, one of models/backbones.py or timm:NAME."""
+
+    name: NonEmpty
+    width: Count | None
+    stem: Literal["auto", "small", "patch", "imagenet"]
+    features: Literal["last", "stages", "quadrants"]
+    pretrained: bool
+
+
+class Method(Section):
+    """What every method's section has.
+
+    Attributes:
+        lr: the method's own learning rate; null: that of the optimizer's section.
+    """
+
+    lr: Positive | None
+
+    def arguments(self) -> dict[str, Any]:
+        """What the method's class in models/ is called with."""
+        return self.model_dump(exclude={"lr"})
+
+
+class SimCLR(Method):
+    """Chen et al. 2020, arXiv:2002.05709."""
+
+    hidden_dim: Count
+    output_dim: ProjectionDim
+    num_layers: Count
+    temperature: Positive
+
+
+class SimSiam(Method):
+    """Chen and He 2020, arXiv:2011.10566."""
+
+    hidden_dim: Count
+    output_dim: ProjectionDim
+    num_layers: Count
+    predictor_dim: Count
+    predictor_lr_factor: Positive | None
+
+
+class NNCLR(Method):
+    """Dwibedi et al. 2021, arXiv:2104.14548; `keras` is the loss of the Keras example."""
+
+    hidden_dim: Count
+    output_dim: ProjectionDim
+    num_layers: Count
+    predictor_dim: Count
+    temperature: Positive
+    queue_size: Count
+    variant: Literal["paper", "keras"]
+
+
+class Optimizer(Section):
+    """The optimiser, and what its learning rate does from step to step."""
+
+    name: Literal["sgd", "lars", "adam", "adamw"]
+    lr: Positive
+    scale_lr: bool
+    schedule: Literal["cosine", "constant"]
+    warmup_epochs: NonNegative
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NonNegative
+    trust_coefficient: Positive
+    clip_norm: Positive | None
+    accumulate: Count
+
+
+class EarlyStopping(Section):
+    """After so many epochs without a lower loss; the weights of the lowest are kept. Null: never."""
+
+    patience: Count | None
+
+
+class Collapse(Section):
+    """When the projections' standard deviation is below this share of 1 / sqrt(D), all images look alike."""
+
+    threshold: Probability
+    action: Literal["warn", "stop"]
+
+
+class Checkpoint(Section):
+    """How often a run is saved: after so many epochs, and within an epoch after so many minutes."""
+
+    epochs: Count
+    minutes: Positive
+
+
+class Probe(Section):
+    """The linear probe trained beside the encoder, on the method's first view or on a milder one of its own.
+
+    The milder view has the flips of the method's views, a crop that keeps at least `min_area` of the image
+    and a jitter of the brightness; nothing else.
+    """
+
+    lr: Positive
+    views: Literal["first", "mild"]
+    min_area: Annotated[float, Field(gt=0, le=1)]
+    brightness: Probability
+
+
+class Monitor(Section):
+    """While training, on held-out labelled images: kNN against a bank of the others, and a linear probe."""
+
+    holdout_fraction: Annotated[float, Field(gt=0, lt=1)]
+    bank_size: Count
+    k: Count
+    probe: Probe
+
+
+class Pretrain(Section):
+    """One training run."""
+
+    method: Literal["simclr", "simsiam", "nnclr"]
+    seed: Seed
+    device: Device
+    precision: Literal["auto", "bfloat16", "float16", "float32"]
+    compile: bool
+    cuda_graph: bool
+    epochs: Annotated[int, Field(ge=0)]
+    batch_size: Annotated[int, Field(ge=2)]
+    splits: Annotated[tuple[Literal["train", "test", "unlabelled"], ...], Field(min_length=1)]
+    num_views: Annotated[int, Field(ge=2)]
+    normalization: Literal["auto", "collection", "imagenet", "half"]
+    backbone: Backbone
+    simclr: SimCLR
+    simsiam: SimSiam
+    nnclr: NNCLR
+    optimizer: Optimizer
+    early_stopping: EarlyStopping
+    collapse: Collapse
+    checkpoint: Checkpoint
+    tensorboard: bool
+    views: Views
+    monitor: Monitor
+
+    @property
+    def method_section(self) -> SimCLR | SimSiam | NNCLR:
+        """That of the method that is trained."""
+        match self.method:
+            case "simclr":
+                return self.simclr
+            case "simsiam":
+                return self.simsiam
+            case "nnclr":
+                return self.nnclr
+
+    @property
+    def peak_lr(self) -> tuple[str, float]:
+        """The key that says the learning rate of this method, and its value."""
+        if self.method_section.lr is None:
+            return "pretrain.optimizer.lr", self.optimizer.lr
+        return f"pretrain.{self.method}.lr", self.method_section.lr
+
+    @model_validator(mode="after")
+    def _warmup_ends_before_training(self) -> "Pretrain":
+        if self.optimizer.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"optimizer.warmup_epochs ({self.optimizer.warmup_epochs}) must not be above "
+                f"epochs ({self.epochs})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_simclr_takes_more_than_two_views(self) -> "Pretrain":
+        if self.num_views > 2 and self.method != "simclr":
+            raise ValueError(f"num_views ({self.num_views}) must be 2 for {self.method}; simclr takes more")
+        return self
+
+    @model_validator(mode="after")
+    def _pretrained_weights_are_timms(self) -> "Pretrain":
+        if self.backbone.pretrained and not self.backbone.name.startswith("timm:"):
+            raise ValueError(
+                f"backbone.pretrained is true, but {self.backbone.name} has no weights to start from: choose "
+                "a timm model, like timm:resnet18"
+            )
+        return self
