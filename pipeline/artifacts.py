@@ -55,11 +55,6 @@ class Artifacts:
         return self.images / "collection.json"
 
     @property
-    def views(self) -> Path:
-        """A picture of what training sees."""
-        return self.root / "report" / "views.png"
-
-    @property
     def pretrain(self) -> Path:
         return self.root / "pretrain"
 

@@ -49,6 +49,21 @@ def test_a_changed_param_reruns_its_stage_and_what_stands_after(small_chain: Pat
         assert f"{stage}:" not in printed
 
 
+def test_a_reworded_message_reruns_nothing_and_changed_code_its_stage(small_chain: Path) -> None:
+    def changed_stages(module: str) -> set[str]:
+        file = small_chain / module
+        before = file.read_bytes()
+        try:
+            file.write_bytes(before + b"# another word\n")
+            return set(json.loads(run("dvc", "status", "--json", cwd=small_chain).stdout))
+        finally:
+            file.write_bytes(before)
+
+    assert changed_stages("pipeline/errors.py") == {"scan"}  # which always looks
+    assert changed_stages("pipeline/training/display/progress.py") == {"scan"}
+    assert changed_stages("pipeline/training/learner.py") == {"scan", "pretrain"}
+
+
 def test_no_output_holds_a_path_or_this_machine(small_chain: Path) -> None:
     traces = [str(small_chain).encode(), str(ROOT).encode(), b"site-packages"]
     files = [path for path in (small_chain / "data").rglob("*") if path.is_file()]

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from pipeline.params.reader import Params
-from tests.conftest import ROOT
+from pipeline.provenance import WITHOUT_EFFECT, why_without_effect
+from tests.conftest import ROOT, run
 
 STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 
@@ -63,14 +64,15 @@ def keys(values: dict[str, Any], prefix: str = "") -> set[str]:
 
 
 def expected_deps(stage: str) -> set[str]:
-    """The modules that a stage imports; an `__init__` that only names things changes nothing it writes."""
+    """The modules that a stage imports, and among them those that can change what it writes."""
     file = ROOT / "stages" / f"{stage}.py"
-    imported = {path.relative_to(ROOT) for path in imported_modules(file) | {file}}
-    return {str(path) for path in imported if path.name != "__init__.py"}
+    imported = {path.relative_to(ROOT).as_posix() for path in imported_modules(file) | {file}}
+    (section,) = STAGES[stage]["params"]
+    return {path for path in imported if why_without_effect(path, section) is None}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_deps_name_every_module_that_the_stage_imports(stage: str) -> None:
+def test_deps_name_every_imported_module_that_can_change_what_the_stage_writes(stage: str) -> None:
     named = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
     assert named == expected_deps(stage)
 
@@ -97,3 +99,31 @@ def test_a_stage_reads_the_section_that_it_tracks_and_no_other(stage: str) -> No
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_says_what_it_does(stage: str) -> None:
     assert len(STAGES[stage]["desc"]) > 20
+
+
+def test_the_table_of_modules_without_effect_names_files_and_rooms_that_exist() -> None:
+    for place, reason in WITHOUT_EFFECT.items():
+        assert (ROOT / place).is_dir() if place.endswith("/") else (ROOT / place).is_file(), place
+        assert len(reason) > 20, place
+
+
+def test_an_init_names_things_and_does_nothing() -> None:
+    """A docstring, and in `pipeline` the names of its door; so it may be no stage's dependency."""
+    files = [ROOT / path for path in run("git", "ls-files", "*__init__.py", cwd=ROOT).stdout.split()]
+    assert len(files) > 10
+    for file in files:
+        body = ast.parse(file.read_text()).body
+        if file == ROOT / "pipeline/__init__.py":
+            assert [ast.unparse(node).split("(")[0].split()[0] for node in body[1:]] == [
+                *("from", "if", "__all__", "def")
+            ]
+        else:
+            assert all(isinstance(node, ast.Expr) for node in body), file
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_its_own_section_of_the_params_and_on_no_other(stage: str) -> None:
+    (section,) = STAGES[stage]["params"]
+    typed = {dep for dep in STAGES[stage]["deps"] if dep.startswith("pipeline/params/")}
+    parts = {"pipeline/params/pretrain_views.py"} if section == "pretrain" else set()
+    assert typed == parts | {f"pipeline/params/{name}.py" for name in (section, "reader", "section")}

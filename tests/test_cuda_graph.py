@@ -13,8 +13,8 @@ from pipeline.errors import MachineError
 from pipeline.params.reader import Params
 from pipeline.training import batches
 from pipeline.training.display import progress
+from pipeline.training.guards import machine_errors
 from pipeline.training.loop import train
-from stages.pretrain import machine_errors
 from tests.conftest import ROOT
 from tests.test_resume import LABELS, METHODS, assert_equal_runs, tiny
 
@@ -84,21 +84,22 @@ def test_no_step_waits_for_the_gpu(
 
 
 WAITS = """
+import sys
 import numpy as np
-from pipeline.training import loop as training
 from pipeline.errors import UserError
 from pipeline.params.pretrain import Pretrain
-import sys
-make_views = training.make_views
+from pipeline.training import learner
+from pipeline.training.loop import train
+make_views = learner.make_views
 def waiting(*args):
     views = make_views(*args)
     views[0].sum().item()
     return views
-training.make_views = waiting
+learner.make_views = waiting
 params = Pretrain.model_validate_json(sys.argv[1])
 images = np.random.default_rng(0).integers(0, 256, (80, 16, 16, 3), dtype=np.uint8)
 try:
-    training.train(images, np.tile([0, 1, 2, -1], 20), params)
+    train(images, np.tile([0, 1, 2, -1], 20), params)
 except UserError as error:
     print("said:", error)
 """
@@ -109,7 +110,7 @@ def test_a_step_that_cannot_be_recorded_is_one_line(params: Params) -> None:
     command = [sys.executable, "-c", WAITS, tiny(params, cuda_graph=True).model_dump_json()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "said: params.yaml: pretrain.cuda_graph: a step of this network cannot be" in done.stdout
-    assert len(done.stdout.splitlines()) == 2  # epoch 0, and that
+    assert len(done.stdout.splitlines()) == 3  # a header, epoch 0, and that
 
 
 def test_a_full_gpu_is_one_line(params: Params, images: NDArray[np.uint8]) -> None:

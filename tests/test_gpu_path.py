@@ -12,10 +12,10 @@ from models.methods import METHODS
 from pipeline.errors import MachineError
 from pipeline.params.pretrain_views import Views
 from pipeline.params.reader import Params
+from pipeline.training.guards import machine_errors
 from pipeline.training.monitoring.epoch_log import scalars
 from pipeline.training.optimizers import build_optimizer, clip_gradient
 from pipeline.training.views import make_views
-from stages.pretrain import machine_errors
 
 CUDA = torch.device("cuda")
 

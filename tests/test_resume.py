@@ -15,12 +15,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import pipeline.training.loop
-import pipeline.training.monitoring.monitor
 from pipeline.errors import StoppedError, UserError
 from pipeline.params.pretrain import Pretrain
 from pipeline.params.reader import Params
+from pipeline.training import learner
 from pipeline.training.loop import TrainingRun, train
+from pipeline.training.monitoring.monitor import Watch
 from pipeline.training.resuming.checkpoint import Checkpoints
 from tests.conftest import ROOT
 from tests.test_training import changed
@@ -64,14 +64,14 @@ class PowerCutError(Exception):
 
 def dies_in_batch(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run that follows dies when it draws the views of batch `number`, from 0 (which is epoch 0's)."""
-    make_views, calls = pipeline.training.loop.make_views, iter(range(10**6))
+    make_views, calls = learner.make_views, iter(range(10**6))
 
     def views(*args: Any) -> Any:
         if next(calls) == number:
             raise PowerCutError
         return make_views(*args)
 
-    monkeypatch.setattr(pipeline.training.loop, "make_views", views)
+    monkeypatch.setattr(learner, "make_views", views)
 
 
 def assert_equal_runs(run: TrainingRun, other: TrainingRun) -> None:
@@ -145,13 +145,13 @@ def test_a_loss_that_is_not_finite_is_never_saved(
     params: Params, images: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints = Checkpoints(tmp_path / "run")
-    make_views, calls = pipeline.training.loop.make_views, iter(range(10**6))
+    make_views, calls = learner.make_views, iter(range(10**6))
 
     def views(*args: Any) -> Any:
         number = next(calls)  # 0 is epoch 0's, then eight an epoch
         return [view * (torch.nan if number == 12 else 1) for view in make_views(*args)]
 
-    monkeypatch.setattr(pipeline.training.loop, "make_views", views)
+    monkeypatch.setattr(learner, "make_views", views)
     line = r"no longer finite in epoch 2, at step 2 of 4 .*the last good checkpoint is .*/0{9}5-"
     with pytest.raises(UserError, match=line) as error:
         train(images, LABELS, tiny(params, **{"checkpoint.minutes": 1e-9}), checkpoints)
@@ -183,7 +183,7 @@ def test_a_signal_ends_the_step_and_saves_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     checkpoints = Checkpoints(tmp_path / "run")
-    make_views, calls = pipeline.training.loop.make_views, iter(range(10**6))
+    make_views, calls = learner.make_views, iter(range(10**6))
 
     def views(*args: Any) -> Any:
         if next(calls) == 5:  # the first batch of step 3
@@ -192,7 +192,7 @@ def test_a_signal_ends_the_step_and_saves_it(
 
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.training.loop, "make_views", views)
+        patch.setattr(learner, "make_views", views)
         with pytest.raises(StoppedError, match="interrupted in epoch 1 after step 3 of 4; saved") as error:
             train(images, LABELS, tiny(params), checkpoints)
     assert error.value.signal_number == number
@@ -203,13 +203,13 @@ def test_a_signal_ends_the_step_and_saves_it(
 def test_the_clock_counts_steps_and_neither_measuring_nor_saving(
     params: Params, images: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = pipeline.training.monitoring.monitor.Watch.measure
+    measure = Watch.measure
 
     def slowly(watch: Any) -> Any:
         time.sleep(2)
         return measure(watch)
 
-    monkeypatch.setattr(pipeline.training.monitoring.monitor.Watch, "measure", slowly)
+    monkeypatch.setattr(Watch, "measure", slowly)
     started = time.perf_counter()
     run = train(images, LABELS, tiny(params, epochs=1), Checkpoints(tmp_path / "run"))
     assert run.seconds < time.perf_counter() - started - 4
@@ -266,7 +266,9 @@ def test_the_stage_goes_on_after_ctrl_c_and_leaves_no_checkpoint(small_chain: Pa
         command, cwd=chain_copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    assert "epoch 0/" in process.stdout.readline()
+    header, first = process.stdout.readline(), process.stdout.readline()
+    assert header.split()[:2] == ["epoch", "loss"]
+    assert first.split()[0] == "0/1"
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()
     assert process.returncode == 128 + signal.SIGINT
@@ -277,6 +279,7 @@ def test_the_stage_goes_on_after_ctrl_c_and_leaves_no_checkpoint(small_chain: Pa
     )
     assert "goes on in epoch 1, after step" in done.stdout
     assert not folder.exists()
-    for name in ("pretrain/backbone.safetensors", "pretrain/history.tsv", "report/views.png"):
-        assert (chain_copy / "data" / name).read_bytes() == (small_chain / "data" / name).read_bytes(), name
-    assert "knn_top1" in (chain_copy / ".lookalike/live/report.html").read_text()
+    live = Path(".lookalike/live")
+    for name in ("data/pretrain/backbone.safetensors", "data/pretrain/history.tsv", live / "views.png"):
+        assert (chain_copy / name).read_bytes() == (small_chain / name).read_bytes(), name
+    assert "knn_top1" in (chain_copy / live / "report.html").read_text()

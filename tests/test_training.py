@@ -18,7 +18,7 @@ from models.methods import METHODS
 from pipeline.errors import EXIT_FAULT, UserError
 from pipeline.params.pretrain import Pretrain
 from pipeline.params.reader import Params
-from pipeline.training import loop as training
+from pipeline.training import learner
 from pipeline.training.loop import train
 from pipeline.training.pixels import pixel_statistics
 from tests.conftest import ROOT, change_params
@@ -169,7 +169,7 @@ def test_a_predictor_of_constant_rate_has_it_at_every_step(
 ) -> None:
     rates: list[float] = []
     monkeypatch.setattr(
-        training, "set_learning_rate", lambda _optimizer, _lr, constant: rates.append(constant)
+        learner, "set_learning_rate", lambda _optimizer, _lr, constant: rates.append(constant)
     )
     simsiam = {"method": "simsiam", "simsiam.lr": 0.02, "simsiam.predictor_lr_factor": 5}
     train(images, np.full(len(images), -1), changed_run(tiny, **simsiam))

@@ -174,6 +174,10 @@ class Pretrain(Section):
             return "pretrain.optimizer.lr", self.optimizer.lr
         return f"pretrain.{self.method}.lr", self.method_section.lr
 
+    def learned(self) -> bytes:
+        """As JSON, but for those keys that change nothing in what is learned."""
+        return self.model_dump_json(exclude={"checkpoint", "tensorboard"}).encode()
+
     @model_validator(mode="after")
     def _warmup_ends_before_training(self) -> "Pretrain":
         if self.optimizer.warmup_epochs > self.epochs:

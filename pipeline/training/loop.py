@@ -1,43 +1,29 @@
 """The training loop: unlabelled images in, a backbone and its history out."""
 
-import copy
-import math
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
-from models.backbones import Backbone, build_backbone
-from models.methods import METHODS
-from models.objective import Step
-from pipeline.errors import StoppedError, UserError
+from pipeline.errors import StoppedError
 from pipeline.params.pretrain import Pretrain
 from pipeline.training.batches import Batches, Rows
-from pipeline.training.cuda_graph import Learned, RecordedStep
-from pipeline.training.display.progress import Progress, Row
-from pipeline.training.machine import choose_device, choose_precision, keep_freed_memory, make_deterministic
-from pipeline.training.monitoring.epoch_log import EpochLog, scalars
+from pipeline.training.display.progress import Progress
+from pipeline.training.guards import check_collapse, check_finite, sphere_share
+from pipeline.training.learner import Learner
+from pipeline.training.monitoring.epoch_log import EpochLog, Row
 from pipeline.training.monitoring.monitor import Watch
-from pipeline.training.optimizers import (
-    build_optimizer,
-    clip_gradient,
-    learning_rate,
-    peak_learning_rate,
-    set_learning_rate,
-)
-from pipeline.training.pixels import Images, PixelStatistics, choose_statistics
+from pipeline.training.pixels import Images, PixelStatistics
+from pipeline.training.plan import Plan
+from pipeline.training.resuming.autosave import Autosave
 from pipeline.training.resuming.checkpoint import Checkpoints
-from pipeline.training.resuming.interrupts import deferred_interrupts
+from pipeline.training.resuming.interrupts import Interrupts, deferred_interrupts
 from pipeline.training.resuming.run_state import RunState, weights_on_cpu
-from pipeline.training.views import make_views
-
-# B batch, D feature
 
 
 @dataclass(frozen=True)
@@ -90,247 +76,185 @@ def train(
         MachineError: there is no such device.
         StoppedError: by a signal.
     """
-    device = choose_device(params.device)
-    precision = choose_precision(params.precision, device)
-    make_deterministic(params.seed)
-    keep_freed_memory()
-
-    image_size = images[np.zeros(1, dtype=np.int64)].shape[1]
-    backbone = _build(params, image_size)
-    statistics = choose_statistics(params.normalization, backbone, images, params.seed)
-    mean, std = (
-        torch.tensor(values, device=device).view(3, 1, 1) for values in (statistics.mean, statistics.std)
-    )
-    untrained = weights_on_cpu(backbone.module)
-    # channels_last: 1.3 times the views/s of NCHW on two cores
-    objective = METHODS[params.method](
-        backbone.module, backbone.feature_dim, **params.method_section.arguments()
-    )
-    objective = objective.to(device).to(memory_format=torch.channels_last)
-    forward = torch.compile(objective) if params.compile else objective
-
-    watch = Watch(images, labels, backbone, mean, std, params)
-    try:
-        objective.check_collection(len(watch.train_rows))
-    except ValueError as error:
-        raise UserError(f"params.yaml: pretrain.{params.method}.{error}") from None
-    plan = _Plan(params, len(watch.train_rows))
-    optimizer = build_optimizer(objective, objective.constant_lr_parameters(), params.optimizer)
-    constant_lr = plan.peak * objective.constant_lr_factor
-    # float16 alone needs it: it has no exponents for small gradients
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-    generator = torch.Generator(device).manual_seed(params.seed)
-    batches = Batches(images, device)
-
-    accumulate = params.optimizer.accumulate
-
-    def forward_on(batch: Tensor, batch_labels: Tensor, forward: Callable[..., Step]) -> Step:
-        views = make_views(batch, params.views, generator, params.num_views)
-        with torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32"):
-            return forward([(view - mean) / std for view in views], batch_labels)
-
-    def learn(batch: Tensor, batch_labels: Tensor) -> Learned:
-        step = forward_on(batch, batch_labels, forward)
-        scaler.scale(step.loss / accumulate).backward()  # type: ignore[no-untyped-call]
-        return step.features, scalars(step)
-
-    def labels_of(rows: Rows) -> Tensor:
-        return torch.from_numpy(labels[rows]).to(device, non_blocking=True)
-
-    is_recorded = device.type == "cuda" and params.cuda_graph and not params.compile
-    learn_from = RecordedStep(learn, objective, [generator]) if is_recorded else learn
-
-    run = RunState(
-        modules={"objective": objective, "optimizer": optimizer, "scaler": scaler, **watch.modules},
-        generators={"views": generator, "probe": watch.generator},
-        shuffle=np.random.default_rng(params.seed),
-    )
-    goes_on = checkpoints is not None and checkpoints.load(run.load_state_dict)
-    if not goes_on:
-        # Epoch 0: the untrained network on one batch, through a copy, since batch norm counts what it sees.
-        try:
-            with torch.no_grad():
-                ((rows, batch),) = batches.read([watch.train_rows[: params.batch_size]])
-                first = EpochLog()
-                first.add(scalars(forward_on(batch, labels_of(rows), copy.deepcopy(objective))))
-        except ValueError as error:  # a backbone of one image size that the views do not have
-            raise UserError(f"params.yaml: pretrain: {error}") from None
-        run.history.append(_row(0, 0.0, first.columns()) | watch.measure())
-    on_epoch(run.history)
-
-    patience = params.early_stopping.patience
-    steps_done = plan.steps_before(run.epoch, run.step)
+    run = _Run(images, labels, params, checkpoints, on_epoch)
+    goes_on = run.begin()
     with (
-        Progress(plan.num_steps, steps_done, params.epochs) as progress,
+        Progress(run.plan.num_steps, run.steps_done, params.epochs) as progress,
         deferred_interrupts(active=checkpoints is not None) as interrupts,
     ):
+        run.announce(progress, goes_on=goes_on)
+        while not run.is_done:
+            run.learn_epoch(progress, interrupts)
+            if run.epoch_is_whole:
+                run.end_epoch(progress)
+            if interrupts.signal is not None:
+                run.stop(interrupts.signal)
+            run.autosave.after_epoch()
+        run.say_where_it_ended(progress)
+    return run.result()
+
+
+class _Run:
+    """A run under way: what learns, what watches it, and where it stands. As `train` describes it."""
+
+    def __init__(
+        self,
+        images: Images,
+        labels: NDArray[np.int64],
+        params: Pretrain,
+        checkpoints: Checkpoints | None,
+        on_epoch: Callable[[list[Row]], None],
+    ) -> None:
+        self._params, self._labels, self._on_epoch = params, labels, on_epoch
+        self._learner = learner = Learner(images, params)
+        self._untrained = weights_on_cpu(learner.backbone.module)
+        self._watch = Watch(images, labels, learner.backbone, learner.mean, learner.std, params)
+        num_images = len(self._watch.train_rows)
+        learner.check_collection(num_images)
+        self.plan = Plan(params, num_images)
+        self._batches = Batches(images, learner.device)
+        self._state = RunState(
+            modules={**learner.modules, **self._watch.modules},
+            generators={**learner.generators, "probe": self._watch.generator},
+            shuffle=np.random.default_rng(params.seed),
+        )
+        self.autosave = Autosave(checkpoints, self._state, self.plan, params.checkpoint)
+        self._views_per_s: float | None = None
+
+    def begin(self) -> bool:
+        """Goes on from the newest checkpoint (True), or measures the untrained network as epoch 0."""
+        goes_on = self.autosave.load()
+        if not goes_on:
+            ((rows, batch),) = self._batches.read([self._watch.train_rows[: self._params.batch_size]])
+            log = EpochLog()
+            log.add(self._learner.look_at(batch, self._labels_of(rows)))
+            self._state.history.append(log.row(epoch=0, lr=0.0) | self._watch.measure())
+        self._on_epoch(self._state.history)
+        return goes_on
+
+    @property
+    def steps_done(self) -> int:
+        """Of the whole run."""
+        return self.plan.steps_before(self._state.epoch, self._state.step)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all epochs are done, or so many in a row brought no lower loss that the run may stop."""
+        return self._state.epoch > self._params.epochs or self._is_stale
+
+    @property
+    def epoch_is_whole(self) -> bool:
+        """Whether all steps of the current epoch are done."""
+        return self._state.step == self.plan.steps_per_epoch
+
+    def learn_epoch(self, progress: Progress, interrupts: Interrupts) -> None:
+        """The steps that are left of the current epoch; a signal ends them early."""
+        state, accumulate = self._state, self._params.optimizer.accumulate
+        seconds_before, step_before = state.seconds, state.step
+        batches = _whole_batches(state.shuffled(self._watch.train_rows), self._params.batch_size)
+        todo = islice(batches, state.step * accumulate, self.plan.batches_per_epoch)
+        state.start_clock()
+        for number, (rows, batch) in enumerate(self._batches.read(todo), start=1):
+            features, scalars = self._learner.learn_from(batch, self._labels_of(rows))
+            self._watch.teach(features, rows)
+            state.log.add(scalars)
+            if number % accumulate:
+                continue
+            self._end_step(progress)
+            if interrupts.signal is not None:
+                break
+            self.autosave.after_step()
+        self._check_finite()  # it waits for the device, so the clock counts whole steps
+        state.stop_clock()
+        num_views = self.plan.views_per_step * (state.step - step_before)
+        self._views_per_s = num_views / (state.seconds - seconds_before)
+
+    def _end_step(self, progress: Progress) -> None:
+        state = self._state
+        lr = self.plan.learning_rate(state.epoch, state.step)
+        self._learner.update(lr, self.plan.peak)
+        state.step += 1
+        if progress.step(self.plan.views_per_step):
+            # reading the loss waits for the device, so it is read only when it is shown
+            progress.show(state.log.columns()["loss"][-1].item(), lr)
+            self._check_finite()
+
+    def end_epoch(self, progress: Progress) -> None:
+        """The epoch is measured, shown and kept; the next one begins."""
+        state = self._state
+        lr = self.plan.learning_rate(state.epoch, state.step - 1)
+        state.history.append(state.log.row(state.epoch, lr) | self._watch.measure())
+        self._show_epoch(progress)
+        self._on_epoch(state.history)
+        check_collapse(state.history[-1], self._params)
+        if self._params.early_stopping.patience is not None:
+            state.keep_best(self._learner.backbone.module)
+        state.end_epoch()
+
+    def stop(self, signal: int) -> NoReturn:
+        """Saves the run and ends it.
+
+        Raises:
+            StoppedError: always.
+        """
+        state = self._state
+        where = f"interrupted in epoch {state.epoch} after step {state.step} of {self.plan.steps_per_epoch}"
+        if self.autosave.save():
+            raise StoppedError(f"{where}; saved: the same command goes on from here", signal)
+        raise StoppedError(
+            f"{where}; it could not be saved: the same command goes on from the last checkpoint", signal
+        )
+
+    def announce(self, progress: Progress, *, goes_on: bool) -> None:
+        """Where the run begins: at a checkpoint, or at the untrained network."""
+        state = self._state
         if goes_on:
-            progress.say(f"goes on in epoch {run.epoch}, after step {run.step} of {plan.steps_per_epoch}")
-        else:
-            progress.show_epoch(run.history[-1])
-        while run.epoch <= params.epochs and not run.is_stale(patience):
-            order = run.shuffled(watch.train_rows)
-            todo = islice(_batches(order, params.batch_size), run.step * accumulate, plan.batches_per_epoch)
-            run.start_clock()
-            for number, (rows, batch) in enumerate(batches.read(todo), start=1):
-                features, numbers = learn_from(batch, labels_of(rows))
-                watch.teach(features, rows)
-                run.log.add(numbers)
-                if number % accumulate:
-                    continue
-                lr = plan.learning_rate(run.epoch, run.step)
-                set_learning_rate(optimizer, lr, constant_lr)
-                scaler.unscale_(optimizer)
-                clip_gradient(objective, params.optimizer.clip_norm)
-                scaler.step(optimizer)
-                scaler.update()
-                optimizer.zero_grad(set_to_none=not is_recorded)
-                run.step += 1
-                if progress.step(accumulate * params.num_views * params.batch_size):
-                    # reading the loss waits for the device, so it is read only when it is shown
-                    progress.show(run.log.columns()["loss"][-1].item(), lr)
-                    _check_finite(run, plan, checkpoints)
-                if interrupts.signal is not None:
-                    break
-                if checkpoints is not None and progress.minutes_since_saved > params.checkpoint.minutes:
-                    _save(checkpoints, run, plan, progress)
-            _check_finite(run, plan, checkpoints)
-            run.stop_clock()
-            if run.step == plan.steps_per_epoch:
-                lr = plan.learning_rate(run.epoch, run.step - 1)
-                run.history.append(_row(run.epoch, lr, run.log.columns()) | watch.measure())
-                progress.show_epoch(run.history[-1])
-                on_epoch(run.history)
-                _check_collapse(run.history[-1], params)
-                if patience is not None:
-                    run.keep_best(backbone.module)
-                run.end_epoch()
-            if checkpoints is not None:
-                if interrupts.signal is not None:
-                    saved = _save(checkpoints, run, plan, progress)
-                    raise StoppedError(_farewell(run, plan, saved), interrupts.signal)
-                if (run.epoch - 1) % params.checkpoint.epochs == 0:
-                    _save(checkpoints, run, plan, progress)
-        if run.is_stale(patience):
-            progress.say(f"no lower loss for {patience} epochs: the weights of epoch {run.best_epoch}")
-
-    num_epochs = len(run.history) - 1
-    num_views = params.num_views * params.batch_size * plan.batches_per_epoch * num_epochs
-    return TrainingRun(
-        backbone=weights_on_cpu(backbone.module) if run.best_weights is None else run.best_weights,
-        untrained=untrained,
-        feature_dim=backbone.feature_dim,
-        statistics=statistics,
-        history=run.history,
-        device=device.type,
-        precision=precision,
-        seconds=run.seconds,
-        views_per_s=num_views / run.seconds if run.seconds else 0.0,
-    )
-
-
-class _Plan:
-    """How many steps there are, and the learning rate of each.
-
-    Raises:
-        UserError: the batches of one step are more than the images.
-    """
-
-    def __init__(self, params: Pretrain, num_images: int) -> None:
-        accumulate = params.optimizer.accumulate
-        self._optimizer = params.optimizer
-        self.steps_per_epoch = num_images // params.batch_size // accumulate
-        if self.steps_per_epoch == 0:
-            times = f" times optimizer.accumulate ({accumulate})" if accumulate > 1 else ""
-            raise UserError(
-                f"params.yaml: pretrain.batch_size: {params.batch_size}{times} is more than the "
-                f"{num_images} images there are to train on (the rest is held out): choose a smaller batch"
+            progress.say(
+                f"goes on in epoch {state.epoch}, after step {state.step} of {self.plan.steps_per_epoch}"
             )
-        self.batches_per_epoch = self.steps_per_epoch * accumulate
-        self.num_steps = params.epochs * self.steps_per_epoch
-        self.warmup_steps = round(params.optimizer.warmup_epochs * self.steps_per_epoch)
-        self.lr_key, lr = params.peak_lr
-        self.peak = peak_learning_rate(lr, params.optimizer, params.batch_size * accumulate)
+        else:
+            self._show_epoch(progress)
 
-    def steps_before(self, epoch: int, step: int) -> int:
-        """Of the whole run, before a step of an epoch."""
-        return (epoch - 1) * self.steps_per_epoch + step
+    def say_where_it_ended(self, progress: Progress) -> None:
+        """That the run stopped early, if it did."""
+        if self._is_stale:
+            patience, best = self._params.early_stopping.patience, self._state.best_epoch
+            progress.say(f"no lower loss for {patience} epochs: the weights of epoch {best}")
 
-    def learning_rate(self, epoch: int, step: int) -> float:
-        """Of step `step`, from 0, of an epoch, from 1."""
-        done = self.steps_before(epoch, step)
-        return learning_rate(self._optimizer, self.peak, done, self.num_steps, self.warmup_steps)
+    def result(self) -> TrainingRun:
+        """The weights of the last epoch, or of the best, and what led to them."""
+        state, learner = self._state, self._learner
+        num_epochs = len(state.history) - 1
+        num_views = self.plan.views_per_step * self.plan.steps_per_epoch * num_epochs
+        return TrainingRun(
+            backbone=state.best_weights or weights_on_cpu(learner.backbone.module),
+            untrained=self._untrained,
+            feature_dim=learner.backbone.feature_dim,
+            statistics=learner.statistics,
+            history=state.history,
+            device=learner.device.type,
+            precision=learner.precision,
+            seconds=state.seconds,
+            views_per_s=num_views / state.seconds if state.seconds else 0.0,
+        )
+
+    @property
+    def _is_stale(self) -> bool:
+        return self._state.is_stale(self._params.early_stopping.patience)
+
+    def _labels_of(self, rows: Rows) -> Tensor:
+        return torch.from_numpy(self._labels[rows]).to(self._learner.device, non_blocking=True)
+
+    def _check_finite(self) -> None:
+        losses = self._state.log.columns().get("loss", torch.zeros(1))
+        check_finite(losses, self._state.epoch, self.plan, self.autosave.newest)
+
+    def _show_epoch(self, progress: Progress) -> None:
+        row = self._state.history[-1]
+        progress.show_epoch(row, sphere_share(row, self._params), self._views_per_s)
 
 
-def _build(params: Pretrain, image_size: int) -> Backbone:
-    try:
-        return build_backbone(**params.backbone.model_dump(), image_size=image_size)
-    except ValueError as error:
-        raise UserError(f"params.yaml: pretrain.backbone: {error}") from None
-
-
-def _batches(rows: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
-    """Whole batches; what is left over is left out, and differs from epoch to epoch."""
+def _whole_batches(rows: Rows, batch_size: int) -> Iterator[Rows]:
+    """What is left over is left out, and differs from epoch to epoch."""
     for start in range(0, len(rows) - batch_size + 1, batch_size):
         yield rows[start : start + batch_size]
-
-
-def _check_finite(run: RunState, plan: _Plan, checkpoints: Checkpoints | None) -> None:
-    """Stops a run whose loss is no longer finite, before anything good is overwritten."""
-    losses = run.log.columns().get("loss", torch.zeros(1))
-    if bool(losses.isfinite().all()):
-        return
-    first = int((~losses.isfinite()).nonzero()[0]) * plan.steps_per_epoch // plan.batches_per_epoch
-    newest = checkpoints.newest() if checkpoints is not None else None
-    kept = f"; the last good checkpoint is {newest}" if newest is not None else ""
-    raise UserError(
-        f"the loss is no longer finite in epoch {run.epoch}, at step {first + 1} of {plan.steps_per_epoch} "
-        f"(learning rate {plan.learning_rate(run.epoch, first):.3g}): lower {plan.lr_key} in "
-        f"params.yaml{kept}"
-    )
-
-
-def _save(checkpoints: Checkpoints, run: RunState, plan: _Plan, progress: Progress) -> bool:
-    """Saves a state known to be good. A disk that is full is said, and the run goes on."""
-    _check_finite(run, plan, checkpoints)
-    run.stop_clock()
-    try:
-        checkpoints.save(run.state_dict(), plan.steps_before(run.epoch, run.step))
-    except OSError as error:
-        tqdm.write(f"warning: no checkpoint saved: {error.strerror or error}", file=sys.stderr)
-        return False
-    finally:
-        progress.note_saved()
-        run.start_clock()
-    return True
-
-
-def _farewell(run: RunState, plan: _Plan, saved: bool) -> str:
-    where = f"interrupted in epoch {run.epoch} after step {run.step} of {plan.steps_per_epoch}"
-    if saved:
-        return f"{where}; saved: the same command goes on from here"
-    return f"{where}; it could not be saved: the same command goes on from the last checkpoint"
-
-
-def _check_collapse(row: Row, params: Pretrain) -> None:
-    """Says, or stops, when the projections of all images are nearly the same."""
-    output_dim = params.method_section.output_dim
-    share = row["projection_std"] * math.sqrt(output_dim)
-    if share >= params.collapse.threshold:
-        return
-    message = (
-        f"epoch {row['epoch']:.0f}: the projections collapse: their standard deviation is "
-        f"{row['projection_std']:.2g}, {share:.0%} of 1/sqrt({output_dim}), below "
-        f"pretrain.collapse.threshold ({params.collapse.threshold:.0%})"
-    )
-    if params.collapse.action == "stop":
-        raise UserError(f"{message}: lower {params.peak_lr[0]}, or check the method's params")
-    tqdm.write(f"warning: {message}", file=sys.stderr)
-
-
-def _row(epoch: int, lr: float, columns: dict[str, Tensor]) -> Row:
-    """An epoch's means. A metric that a batch had nothing to say of (NaN) does not count; a loss does."""
-    loss = columns.pop("loss").mean().item()
-    return {"epoch": epoch, "loss": loss, "lr": lr} | {
-        name: column.nanmean().item() for name, column in columns.items()
-    }

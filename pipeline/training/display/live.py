@@ -8,7 +8,7 @@ from types import TracebackType
 from dvclive.live import Live
 
 from pipeline.errors import MachineError
-from pipeline.training.display.progress import Row
+from pipeline.training.monitoring.epoch_log import Row
 
 
 class LivePlots:

@@ -9,6 +9,8 @@ from models.objective import Step, projection_std
 
 # T batches
 
+Row = dict[str, float]  # an epoch's figures, by name
+
 # A number of its own takes a GPU 512 bytes, and an epoch may have a million batches.
 _LEFT_ON_DEVICE = 512
 
@@ -49,3 +51,18 @@ class EpochLog:
                 self._read[name] = torch.cat([*before, column])
             self._unread = []
         return dict(self._read)
+
+    def row(self, epoch: int, lr: float) -> Row:
+        """The means of the epoch's batches; this waits for the device.
+
+        A metric that a batch had nothing to say of (NaN) does not count; a loss does.
+
+        Args:
+            epoch: from 0, the untrained network.
+            lr: of its last step.
+        """
+        columns = self.columns()
+        loss = columns.pop("loss").mean().item()
+        return {"epoch": epoch, "loss": loss, "lr": lr} | {
+            name: column.nanmean().item() for name, column in columns.items()
+        }

@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.training.display.progress import Row
-from pipeline.training.monitoring.epoch_log import EpochLog
+from pipeline.training.monitoring.epoch_log import EpochLog, Row
 
 
 class Stateful(Protocol):

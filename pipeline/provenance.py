@@ -1,0 +1,52 @@
+"""Which code the outputs depend on: a reworded message is no reason to train again.
+
+DVC runs a stage again when a file among its deps changes, and a run goes on from a checkpoint only under the
+code that wrote it. What stands here is neither: tests/test_chain_definition.py holds dvc.yaml to this table,
+and the key of a checkpoint leaves it out (pipeline/training/resuming/run_key.py).
+"""
+
+from pathlib import PurePosixPath
+
+# A module, or a room with all that is in it, and why it cannot change a byte of what a stage writes.
+WITHOUT_EFFECT = {
+    "pipeline/errors.py": "what a person is told, and the exit code; what fails writes nothing",
+    "pipeline/atomic.py": "how a file takes its name, not what stands in it",
+    "pipeline/pictures.py": "draws what a person looks at; no picture is an output",
+    "pipeline/provenance.py": "says what is run again, and runs nothing",
+    "pipeline/params/explain.py": "how a wrong value is said; a wrong value writes nothing",
+    "pipeline/training/guards.py": "stops a run or warns; a run that stops writes nothing",
+    "pipeline/training/display/": "what a person sees of a run; it is given figures and returns none",
+    "pipeline/training/resuming/autosave.py": "when a run is saved; it goes on to the same bytes",
+    "pipeline/training/resuming/interrupts.py": "when a run is stopped; it goes on to the same bytes",
+    "pipeline/training/resuming/run_key.py": "which checkpoint is taken; each ends in the same bytes",
+}
+_SECTIONS = PurePosixPath("pipeline/params")
+_OF_EVERY_SECTION = ("section", "reader")
+
+
+def why_without_effect(module: str, section: str) -> str | None:
+    """Why a module cannot change what a stage writes; None where it can.
+
+    Args:
+        module: its path in the project, like `pipeline/errors.py`.
+        section: of params.yaml, which the stage reads.
+
+    Returns:
+        The reason: that of `WITHOUT_EFFECT`, that an `__init__` only names things, or that the module types
+        another section of params.yaml.
+    """
+    path = PurePosixPath(module)
+    if path.name == "__init__.py":
+        return "an __init__ names things and does nothing"
+    # pretrain_views.py is a part of section pretrain
+    if (
+        path.parent == _SECTIONS
+        and path.stem not in _OF_EVERY_SECTION
+        and path.stem.partition("_")[0] != section
+        and module not in WITHOUT_EFFECT
+    ):
+        return "the other sections are read to refuse a wrong value before any work"
+    for place, reason in WITHOUT_EFFECT.items():
+        if module == place or (place.endswith("/") and module.startswith(place)):
+            return reason
+    return None

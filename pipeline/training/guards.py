@@ -1,0 +1,92 @@
+"""What stops a run, or warns of it, in plain words: a loss that is no number, a collapse, a full GPU."""
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.errors import MachineError, UserError
+from pipeline.params.pretrain import Pretrain
+from pipeline.training.monitoring.epoch_log import Row
+from pipeline.training.plan import Plan
+
+# T batches
+
+
+def check_finite(losses: Tensor, epoch: int, plan: Plan, newest_checkpoint: Path | None) -> None:
+    """Stops a run whose loss is no longer finite, before anything good is overwritten.
+
+    Args:
+        losses: of the epoch's batches so far, [T].
+        epoch: from 1.
+        plan: of the run.
+        newest_checkpoint: the last good state, where there is one.
+
+    Raises:
+        UserError: it is so; the message names the step, the learning rate and its key.
+    """
+    if bool(losses.isfinite().all()):
+        return
+    first = int((~losses.isfinite()).nonzero()[0]) * plan.steps_per_epoch // plan.batches_per_epoch
+    kept = "" if newest_checkpoint is None else f"; the last good checkpoint is {newest_checkpoint}"
+    raise UserError(
+        f"the loss is no longer finite in epoch {epoch}, at step {first + 1} of {plan.steps_per_epoch} "
+        f"(learning rate {plan.learning_rate(epoch, first):.3g}): lower {plan.lr_key} in params.yaml{kept}"
+    )
+
+
+def sphere_share(row: Row, params: Pretrain) -> float:
+    """How far the projections spread: their standard deviation as a share of 1 / sqrt(D), a sphere's."""
+    return row["projection_std"] * math.sqrt(params.method_section.output_dim)
+
+
+def check_collapse(row: Row, params: Pretrain) -> None:
+    """Says, or stops, when the projections of all images are nearly the same.
+
+    Args:
+        row: of the epoch.
+        params: of the run; `collapse` says from where on, and what happens.
+
+    Raises:
+        UserError: the run is to stop.
+    """
+    share = sphere_share(row, params)
+    if share >= params.collapse.threshold:
+        return
+    message = (
+        f"epoch {row['epoch']:.0f}: the projections collapse: their standard deviation is "
+        f"{row['projection_std']:.2g}, {share:.0%} of 1/sqrt({params.method_section.output_dim}), below "
+        f"pretrain.collapse.threshold ({params.collapse.threshold:.0%})"
+    )
+    if params.collapse.action == "stop":
+        raise UserError(f"{message}: lower {params.peak_lr[0]}, or check the method's params")
+    tqdm.write(f"warning: {message}", file=sys.stderr)
+
+
+@contextmanager
+def machine_errors(params: Pretrain) -> Iterator[None]:
+    """Says in one line that the GPU's memory is full, or that torch has no compiler that works.
+
+    Raises:
+        MachineError: it is so.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise MachineError(
+            f"the GPU's memory is full at pretrain.batch_size {params.batch_size}: lower it (and raise "
+            "pretrain.optimizer.accumulate, so that a step takes as many images), or use a smaller backbone"
+        ) from None
+    except RuntimeError as error:
+        if not (params.compile and isinstance(error, torch._dynamo.exc.BackendCompilerFailed)):
+            raise
+        reason = str(error.inner_exception).splitlines()[0]
+        raise MachineError(
+            f"pretrain.compile is true, but torch cannot compile here ({reason}): install a C++ compiler "
+            "(g++) and Python's headers, or set it to false"
+        ) from None

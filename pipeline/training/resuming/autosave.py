@@ -1,0 +1,71 @@
+"""When a run is saved: every so many epochs, and within one every so many minutes."""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from pipeline.params.pretrain import Checkpoint
+from pipeline.training.guards import check_finite
+from pipeline.training.plan import Plan
+from pipeline.training.resuming.checkpoint import Checkpoints
+from pipeline.training.resuming.run_state import RunState
+
+
+class Autosave:
+    """Saves a run's state as often as its params say; without checkpoints it saves nothing.
+
+    Args:
+        checkpoints: of the run, or None.
+        state: what is saved, and what a checkpoint is loaded into.
+        plan: of the run.
+        params: how often.
+    """
+
+    def __init__(
+        self, checkpoints: Checkpoints | None, state: RunState, plan: Plan, params: Checkpoint
+    ) -> None:
+        self._checkpoints, self._state, self._plan, self._params = checkpoints, state, plan, params
+        self._saved = time.perf_counter()
+
+    @property
+    def newest(self) -> Path | None:
+        """The file that the run would go on from."""
+        return None if self._checkpoints is None else self._checkpoints.newest()
+
+    def load(self) -> bool:
+        """Puts the state where the newest checkpoint has it; False where there is none."""
+        return self._checkpoints is not None and self._checkpoints.load(self._state.load_state_dict)
+
+    def after_step(self) -> None:
+        """Saves where the last time is long enough ago; the clock of the steps stands meanwhile."""
+        if self._checkpoints is not None and time.perf_counter() - self._saved > 60 * self._params.minutes:
+            self._state.stop_clock()
+            self.save()
+            self._state.start_clock()
+
+    def after_epoch(self) -> None:
+        """Saves where so many epochs are done."""
+        if self._checkpoints is not None and (self._state.epoch - 1) % self._params.epochs == 0:
+            self.save()
+
+    def save(self) -> bool:
+        """Saves the state, if it is good. A disk that is full is said (False), and the run goes on.
+
+        Raises:
+            UserError: the loss is no longer finite.
+        """
+        assert self._checkpoints is not None
+        state = self._state
+        losses = state.log.columns().get("loss", torch.zeros(1))
+        check_finite(losses, state.epoch, self._plan, self.newest)
+        try:
+            self._checkpoints.save(state.state_dict(), self._plan.steps_before(state.epoch, state.step))
+        except OSError as error:
+            tqdm.write(f"warning: no checkpoint saved: {error.strerror or error}", file=sys.stderr)
+            return False
+        finally:
+            self._saved = time.perf_counter()
+        return True
