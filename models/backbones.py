@@ -35,8 +35,9 @@ class Backbone:
     std: tuple[float, float, float] | None = None
 
 
+SmallNetwork = Conv4 | ResNetCifar | ResNetCifarV2
 # Name: the published width, and the network of some width for images of some size.
-SMALL_NETWORKS: dict[str, tuple[int, Callable[[int, int], ResNetCifar | ResNetCifarV2 | Conv4]]] = {
+SMALL_NETWORKS: dict[str, tuple[int, Callable[[int, int], SmallNetwork]]] = {
     "resnet20": (16, lambda width, _size: ResNetCifar(3, width)),
     "resnet20v2": (16, lambda width, _size: ResNetCifarV2(3, width)),
     "conv4": (128, Conv4),

@@ -29,13 +29,19 @@ class Backbone(Section):
 
 
 class Method(Section):
-    """What every method's section has.
+    """What every method's section has: its learning rate, and its projection head.
 
     Attributes:
         lr: the method's own learning rate; null: that of the optimizer's section.
+        hidden_dim: width of the projection head.
+        output_dim: dimension of the projections.
+        num_layers: of the projection head.
     """
 
     lr: Positive | None
+    hidden_dim: Count
+    output_dim: ProjectionDim
+    num_layers: Count
 
     def arguments(self) -> dict[str, Any]:
         """What the method's class in models/ is called with."""
@@ -45,18 +51,12 @@ class Method(Section):
 class SimCLR(Method):
     """Chen et al. 2020, arXiv:2002.05709."""
 
-    hidden_dim: Count
-    output_dim: ProjectionDim
-    num_layers: Count
     temperature: Positive
 
 
 class SimSiam(Method):
     """Chen and He 2020, arXiv:2011.10566."""
 
-    hidden_dim: Count
-    output_dim: ProjectionDim
-    num_layers: Count
     predictor_dim: Count
     predictor_lr_factor: Positive | None
 
@@ -64,9 +64,6 @@ class SimSiam(Method):
 class NNCLR(Method):
     """Dwibedi et al. 2021, arXiv:2104.14548; `keras` is the loss of the Keras example."""
 
-    hidden_dim: Count
-    output_dim: ProjectionDim
-    num_layers: Count
     predictor_dim: Count
     temperature: Positive
     queue_size: Count
@@ -157,15 +154,10 @@ class Pretrain(Section):
     monitor: Monitor
 
     @property
-    def method_section(self) -> SimCLR | SimSiam | NNCLR:
-        """That of the method that is trained."""
-        match self.method:
-            case "simclr":
-                return self.simclr
-            case "simsiam":
-                return self.simsiam
-            case "nnclr":
-                return self.nnclr
+    def method_section(self) -> Method:
+        """That of the method that is trained; it has the method's name."""
+        section: Method = getattr(self, self.method)
+        return section
 
     @property
     def peak_lr(self) -> tuple[str, float]:

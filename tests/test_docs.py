@@ -1,0 +1,166 @@
+"""Documents that cannot fall behind: every key, command, option, file, figure and room has its sentence."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import typer.main
+from ruamel.yaml import YAML
+
+from models.backbones import BACKBONES
+from models.methods import METHODS
+from pipeline.cli.main import app
+from pipeline.collection.sources.table import SOURCES
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+DESIGN = (ROOT / "docs/design.md").read_text()
+OUTPUTS = (ROOT / "docs/outputs.md").read_text()
+PARAMS: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+# They stand in the documents, and not in what the default run writes.
+SELDOM = {
+    *("data/rejected.csv", "data/downloads/"),  # of a stopped fetch; of CIFAR-10 and STL-10
+    *("nprobe", "efSearch"),  # of an approximate index
+    "neighbor_same_class",  # of NNCLR
+}
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by their dotted keys."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The tables of a document: the name in backticks that a row begins with, and its other cells."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            name, *cells = (cell.strip() for cell in line.strip("|").split(" | "))
+            assert name not in found, name
+            found[name.strip("`")] = cells
+    return found
+
+
+def chapter(text: str, heading: str) -> str:
+    """What stands under a heading, up to the next one of any depth."""
+    match = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert match is not None, heading
+    return match[1]
+
+
+def assert_is_a_sentence(text: str, of: str) -> None:
+    assert re.fullmatch(r"[A-Z`].*\.", text.strip("| "), re.DOTALL), of
+    assert len(text.split()) >= 2, of
+
+
+def test_every_key_of_params_yaml_has_its_sentence_and_its_default() -> None:
+    documented, keys = rows((ROOT / "docs/params.md").read_text()), leaves(PARAMS)
+    assert list(documented) == list(keys)  # in the order of params.yaml
+    for key, (default, sentence) in documented.items():
+        value = keys[key]
+        spelt = "empty" if value is None else f"`{value if isinstance(value, str) else json.dumps(value)}`"
+        assert default == spelt, key
+        assert_is_a_sentence(sentence, key)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_and_every_option_of_it_has_its_sentence(command: str) -> None:
+    text = chapter((ROOT / "docs/commands.md").read_text(), f"lookalike {command}")
+    assert_is_a_sentence(text.split("`lookalike")[0].strip(), command)
+    documented = rows(text)
+    options = {
+        name for option in COMMANDS[command].params for name in option.opts if name.startswith("-")
+    } - {"--help"}
+    assert set(documented) == options
+    for option, (sentence,) in documented.items():
+        assert_is_a_sentence(sentence, option)
+
+
+def test_every_room_has_its_sentence_in_the_design() -> None:
+    rooms = {
+        f"{file.parent.relative_to(ROOT)}/"
+        for top in ("pipeline", "models", "stages")
+        for file in (ROOT / top).rglob("__init__.py")
+    }
+    documented = rows(chapter(DESIGN, "The house"))
+    assert set(documented) == rooms
+    for room, (sentence,) in documented.items():
+        assert_is_a_sentence(sentence, room)
+
+
+def test_the_ground_floor_is_what_the_design_says() -> None:
+    (line,) = [line for line in DESIGN.splitlines() if line.startswith("| the ground floor")]
+    named = set(re.findall(r"`(\w+)`:", line)) | {"recipes", "__init__"}
+    assert {path.stem for path in (ROOT / "pipeline").glob("*.py")} == named
+
+
+@pytest.mark.parametrize("name", [*METHODS, *BACKBONES, *SOURCES])
+def test_every_method_backbone_and_source_stands_in_the_readme(name: str) -> None:
+    assert re.search(rf"`([\w.]+: )?{name}`", README), name
+
+
+@pytest.mark.slow
+def test_every_file_under_data_has_its_sentence(small_chain: Path) -> None:
+    documented = rows(chapter(OUTPUTS, "Files"))
+    unseen = set(documented) - SELDOM
+    for file in (small_chain / "data").rglob("*"):
+        if file.is_dir() or file.name in (".gitignore", ".gitkeep"):
+            continue
+        name = file.relative_to(small_chain).as_posix()
+        generic = re.sub(r"(?<=/)(train|test|unlabelled)(?=\.npy)", "{split}", name)
+        generic = re.sub(r"(?<=/)(metrics|speed)/\w+(?=\.json)", r"\1/{stage}", generic)
+        assert generic in documented, name
+        unseen.discard(generic)
+    assert not unseen  # documented, and not there
+    for name, (stage, sentence) in documented.items():
+        assert stage == "each stage" or (ROOT / f"stages/{stage}.py").is_file(), name
+        assert_is_a_sentence(sentence, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["fetch", "pretrain", "export", "index"])
+def test_every_figure_has_its_sentence(small_chain: Path, stage: str) -> None:
+    written = set(json.loads((small_chain / f"data/metrics/{stage}.json").read_text()))
+    if stage == "pretrain":
+        history = pd.read_csv(small_chain / "data/pretrain/history.tsv", sep="\t")
+        assert written == set(history.columns)
+    documented = rows(chapter(OUTPUTS, f"{stage}.json"))
+    assert written == set(documented) - SELDOM
+    for figure, (sentence,) in documented.items():
+        assert_is_a_sentence(sentence, figure)
+
+
+@pytest.mark.slow
+def test_every_figure_of_the_evaluation_has_its_sentence(small_chain: Path) -> None:
+    scores = json.loads((small_chain / "data/metrics/evaluate.json").read_text())
+    subjects, protocols, figures = (
+        rows(table)
+        for table in re.split(r"\n\n(?=\| (?:protocol|figure))", chapter(OUTPUTS, "evaluate.json"))
+    )
+    assert set(scores) == set(subjects)
+    assert {protocol for subject in scores.values() for protocol in subject} == set(protocols)
+    found = {
+        figure for subject in scores.values() for of_protocol in subject.values() for figure in of_protocol
+    }
+    assert found == set(figures)
+    for name, (sentence,) in {**subjects, **protocols, **figures}.items():
+        assert_is_a_sentence(sentence, name)
+
+
+@pytest.mark.slow
+def test_every_figure_of_the_speed_has_its_sentence(small_chain: Path) -> None:
+    files = list((small_chain / "data/speed").glob("*.json"))
+    assert len(files) == 6
+    written = {figure for file in files for figure in json.loads(file.read_text())}
+    documented = rows(chapter(OUTPUTS, "data/speed"))
+    assert written == set(documented)
+    for figure, (sentence,) in documented.items():
+        assert_is_a_sentence(sentence, figure)
