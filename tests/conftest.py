@@ -1,9 +1,7 @@
 """What several test files share: the project's root, typed params, and one small run of the whole chain."""
 
-import os
 import shutil
-import subprocess
-import sys
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.params.reader import Params, load_params
+from tests.processes import run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,10 +19,26 @@ SMALL_RUN = {
     "pretrain.epochs": 1,
     "pretrain.views.size": 16,
     "evaluate.linear.C": [0.01, 1.0],
-    "evaluate.linear.max_iterations": 50,
+    "evaluate.linear.max_iterations": 20,
     "evaluate.linear.few_label_seeds": [0, 1],
     "evaluate.retrieval.num_queries": 100,
 }
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first; and those that share a chain to one process, so that it runs once."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        for chain in ("small_chain", "chain"):
+            if chain in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group(chain))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> None:
+    """As in a terminal: a suite that was started in the background would inherit that it is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -60,18 +75,6 @@ def change_params(path: Path, changes: dict[str, Any]) -> None:
             section[last] = value
     with path.open("w") as file:
         yaml.dump(values, file)
-
-
-def run(*command: str, cwd: Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Runs a command as a user of this environment would, and shows its output where it fails."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment.pop("PYTHONPATH", None)
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, text=True, capture_output=True, stdin=subprocess.DEVNULL, **options
-    )
-    if check and done.returncode != 0:
-        pytest.fail(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-    return done
 
 
 def clone_project(folder: Path) -> Path:

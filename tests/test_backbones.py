@@ -18,7 +18,8 @@ from torch import nn
 from models.backbones import BACKBONES, build_backbone
 from models.resnet_blocks import PreActivationBlock
 from pipeline.encoder.export import OPSET
-from tests.conftest import ROOT, run
+from tests.conftest import ROOT
+from tests.processes import run
 
 
 def num_weights(module: nn.Module) -> int:

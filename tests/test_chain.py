@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from pipeline.artifacts import Artifacts
-from tests.conftest import ROOT, SMALL_RUN, change_params, clone_project, run
+from tests.conftest import ROOT, SMALL_RUN, change_params, clone_project
+from tests.processes import run
 
 pytestmark = pytest.mark.slow
 

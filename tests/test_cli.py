@@ -1,10 +1,7 @@
 """The console script as a person uses it, with and without mistakes."""
 
-import ctypes
 import json
-import resource
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +9,10 @@ import pytest
 from PIL import Image
 
 from pipeline.artifacts import Artifacts
-from tests.conftest import ROOT, run
+from tests.conftest import ROOT, change_params
+from tests.processes import fails, files_of_at_most, obey_permissions, run, run_lookalike, run_stage
 
 pytestmark = pytest.mark.slow
-
-_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 24, 1, 2
 
 
 @pytest.fixture
@@ -27,34 +23,12 @@ def digit(small_chain: Path, tmp_path: Path) -> Path:
     return path
 
 
-def obey_permissions() -> None:
-    """Before a command: what a user is denied, root is denied too."""
-    libc = ctypes.CDLL(None)
-    for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
-        libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-
-
-def files_of_at_most(num_bytes: int) -> Callable[[], None]:
-    """Before a command: every file that it writes ends there, as on a disk that is full."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
-
-
-def fails(code: int, *command: str, cwd: Path, **options: object) -> str:
-    """Runs a command that must fail with this code and one line, and gives the line."""
-    done = run(*command, cwd=cwd, check=False, **options)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: "), done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
-    return done.stderr.removeprefix("error: ").rstrip()
-
-
 def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_query_prints_a_table_whose_first_row_is_the_image_itself(small_chain: Path, digit: Path) -> None:
-    lines = run("lookalike", "query", str(digit), "-k", "3", cwd=small_chain).stdout.splitlines()
+    lines = run_lookalike("query", str(digit), "-k", "3", cwd=small_chain).stdout.splitlines()
     assert lines[0].split() == ["rank", "score", "class", "id", "source"]
     first = Artifacts(small_chain / "data").read_manifest().iloc[4000]
     assert lines[1].split() == ["1", "1.0000", first["class_name"], "4000", first["source"]]
@@ -62,7 +36,7 @@ def test_query_prints_a_table_whose_first_row_is_the_image_itself(small_chain: P
 
 
 def test_query_prints_json_for_programs(small_chain: Path, digit: Path) -> None:
-    printed = run("lookalike", "query", str(digit), str(digit), "-k", "2", "--json", cwd=small_chain).stdout
+    printed = run_lookalike("query", str(digit), str(digit), "-k", "2", "--json", cwd=small_chain).stdout
     answers = json.loads(printed)
     assert [answer["query"] for answer in answers] == [str(digit)] * 2
     first = answers[0]["neighbors"][0]
@@ -72,7 +46,7 @@ def test_query_prints_json_for_programs(small_chain: Path, digit: Path) -> None:
 
 
 def test_query_draws_the_query_and_its_neighbours(small_chain: Path, digit: Path, tmp_path: Path) -> None:
-    run("lookalike", "query", str(digit), "-k", "4", "--gallery", str(tmp_path / "out.png"), cwd=small_chain)
+    run_lookalike("query", str(digit), "-k", "4", "--gallery", str(tmp_path / "out.png"), cwd=small_chain)
     picture = np.asarray(Image.open(tmp_path / "out.png"))
     shown = np.asarray(Image.open(digit).resize((96, 96), Image.Resampling.NEAREST))
     np.testing.assert_array_equal(picture[8:104, 8:104], shown)  # the query
@@ -93,8 +67,8 @@ def test_a_search_imports_no_training_stack(small_chain: Path, digit: Path) -> N
 
 
 def test_help_shows_an_example() -> None:
-    assert "lookalike query photo.png" in run("lookalike", "query", "--help", cwd=ROOT).stdout
-    assert "query" in run("lookalike", "--help", cwd=ROOT).stdout
+    assert "lookalike query photo.png" in run_lookalike("query", "--help", cwd=ROOT).stdout
+    assert "query" in run_lookalike("--help", cwd=ROOT).stdout
 
 
 @pytest.mark.parametrize(
@@ -119,7 +93,7 @@ def test_a_bad_query_file_is_one_line_and_prints_no_answer(
 def test_a_jpeg_named_png_is_read_for_what_it_is(small_chain: Path, digit: Path, tmp_path: Path) -> None:
     renamed = tmp_path / "renamed.png"
     Image.open(digit).save(renamed, format="JPEG", quality=95)
-    answer = json.loads(run("lookalike", "query", str(renamed), "--json", cwd=small_chain).stdout)
+    answer = json.loads(run_lookalike("query", str(renamed), "--json", cwd=small_chain).stdout)
     assert answer[0]["neighbors"][0]["id"] == 4000
 
 
@@ -158,7 +132,7 @@ def test_a_gallery_that_cannot_be_written_is_one_line(
 
 def test_no_permission_to_read_a_query_is_one_line(small_chain: Path, digit: Path) -> None:
     digit.chmod(0)
-    line = fails(1, "lookalike", "query", str(digit), cwd=small_chain, preexec_fn=obey_permissions)
+    line = fails(1, "lookalike", "query", str(digit), cwd=small_chain, before=obey_permissions)
     assert line.startswith(f"{digit}: no permission")
 
 
@@ -170,7 +144,7 @@ def test_no_permission_to_write_a_picture_leaves_the_old_one(
     (folder / "out.png").write_bytes(b"old")
     folder.chmod(0o555)
     command = ("lookalike", "query", str(digit), "--gallery", str(folder / "out.png"))
-    line = fails(1, *command, cwd=small_chain, preexec_fn=obey_permissions)
+    line = fails(1, *command, cwd=small_chain, before=obey_permissions)
     assert "no permission" in line
     assert contents(folder) == {folder / "out.png": b"old"}
 
@@ -178,7 +152,7 @@ def test_no_permission_to_write_a_picture_leaves_the_old_one(
 def test_a_full_disk_leaves_the_old_picture(small_chain: Path, digit: Path, tmp_path: Path) -> None:
     (tmp_path / "out.png").write_bytes(b"old")
     command = ("lookalike", "query", str(digit), "--gallery", str(tmp_path / "out.png"))
-    line = fails(1, *command, cwd=small_chain, preexec_fn=files_of_at_most(1000))
+    line = fails(1, *command, cwd=small_chain, before=files_of_at_most(1000))
     assert "larger than a file may be here" in line
     assert (tmp_path / "out.png").read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digit.png", "out.png"]
@@ -187,8 +161,7 @@ def test_a_full_disk_leaves_the_old_picture(small_chain: Path, digit: Path, tmp_
 @pytest.mark.parametrize("stage", ["fetch", "embed", "index"])
 def test_a_stage_on_a_full_disk_leaves_every_output_whole(chain_copy: Path, stage: str) -> None:
     before = contents(chain_copy / "data")
-    command = ("python", "-m", f"stages.{stage}")
-    done = run(*command, cwd=chain_copy, check=False, preexec_fn=files_of_at_most(10_000))
+    done = run_stage(stage, chain_copy, check=False, before=files_of_at_most(10_000))
     assert done.returncode == 1, done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.stderr
@@ -197,10 +170,12 @@ def test_a_stage_on_a_full_disk_leaves_every_output_whole(chain_copy: Path, stag
 
 @pytest.mark.parametrize("stage", ["fetch", "embed", "index", "evaluate"])
 def test_a_stage_that_may_not_write_leaves_every_output_whole(chain_copy: Path, stage: str) -> None:
+    little = {"evaluate.linear.max_iterations": 1, "evaluate.linear.C": [1.0]}
+    change_params(chain_copy / "params.yaml", little)
     before = contents(chain_copy / "data")
     for folder in (chain_copy / "data", chain_copy / "data/metrics"):
         folder.chmod(0o555)
-    done = run("python", "-m", f"stages.{stage}", cwd=chain_copy, check=False, preexec_fn=obey_permissions)
+    done = run_stage(stage, chain_copy, check=False, before=obey_permissions)
     assert done.returncode == 1, done.stderr
     assert "no permission" in done.stderr.splitlines()[-1]
     assert contents(chain_copy / "data") == before
@@ -220,7 +195,7 @@ def test_a_stage_without_its_input_names_the_stage_that_makes_it(
     chain_copy: Path, stage: str, missing: str, made_by: str
 ) -> None:
     (chain_copy / "data" / missing).unlink()
-    line = fails(2, "python", "-m", f"stages.{stage}", cwd=chain_copy)
+    line = fails(2, stage, cwd=chain_copy)
     assert line == f"data/{missing}: missing, stage '{made_by}' makes it: run 'dvc repro {made_by}'"
 
 
@@ -229,6 +204,6 @@ def test_a_wrong_param_stops_every_stage_before_any_work(chain_copy: Path, stage
     before = contents(chain_copy / "data")
     text = (chain_copy / "params.yaml").read_text()
     (chain_copy / "params.yaml").write_text(text.replace("method: simclr", "method: simcrl"))
-    line = fails(2, "python", "-m", f"stages.{stage}", cwd=chain_copy)
+    line = fails(2, stage, cwd=chain_copy)
     assert line == "params.yaml: pretrain.method: 'simcrl' is none of simclr, simsiam, nnclr"
     assert contents(chain_copy / "data") == before

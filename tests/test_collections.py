@@ -14,7 +14,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from pipeline.artifacts import Artifacts
-from tests.conftest import ROOT, clone_project, run
+from tests.conftest import ROOT, clone_project
+from tests.processes import run
 
 pytestmark = pytest.mark.slow
 

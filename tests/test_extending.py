@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, SMALL_RUN, change_params, clone_project, run
+from tests.conftest import ROOT, SMALL_RUN, change_params, clone_project
+from tests.processes import run
 
 PAGE = (ROOT / "docs/extending.md").read_text()
 # a block follows the file's name, `new` where there is none yet, or another block of the same file

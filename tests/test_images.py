@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from pipeline.errors import UserError
 from pipeline.images import MAX_MEMORY_BYTES, MAX_PIXELS, UnreadableImageError, decode, fit, read_image
-from tests.conftest import run
+from tests.processes import run
 
 
 def save(image: Image.Image, path: Path, **options: object) -> Path:

@@ -27,8 +27,8 @@ from pipeline.errors import UserError
 from pipeline.images import read_image
 from pipeline.params.dataset import Dataset
 from pipeline.params.reader import Params
-from tests.conftest import ROOT, change_params, run
-from tests.test_cli import obey_permissions
+from tests.conftest import ROOT, change_params
+from tests.processes import obey_permissions, run_stage
 
 SIZE = 16
 
@@ -228,8 +228,8 @@ def damaged_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fetch(folder_: Path, *, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Stages scan and fetch as a user who is no administrator."""
-    run("python", "-m", "stages.scan", cwd=folder_, preexec_fn=obey_permissions)
-    return run("python", "-m", "stages.fetch", cwd=folder_, preexec_fn=obey_permissions, check=check)
+    run_stage("scan", folder_, before=obey_permissions)
+    return run_stage("fetch", folder_, before=obey_permissions, check=check)
 
 
 @pytest.fixture

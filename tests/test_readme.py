@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, run
+from tests.conftest import ROOT
+from tests.processes import run
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [

@@ -10,8 +10,9 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.params.reader import load_params
 from pipeline.recipes import Change, apply_recipe, describe_recipes, lay_over, parse_setting, read_recipe
-from tests.conftest import ROOT, change_params, run
-from tests.test_cli import contents, fails, files_of_at_most, obey_permissions
+from tests.conftest import ROOT, change_params
+from tests.processes import fails, files_of_at_most, obey_permissions, run_lookalike
+from tests.test_cli import contents
 
 NAMES = ["cifar10", "folder", "mnist5k", "stl10"]  # of the collections
 EVERY = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
@@ -94,7 +95,7 @@ def test_mnist5k_brings_the_default_back_byte_for_byte(project: Path, name: str,
 
 def test_the_default_is_the_recipe_mnist5k(project: Path) -> None:
     before = (project / "params.yaml").stat().st_mtime_ns
-    printed = run("lookalike", "recipe", "mnist5k", cwd=project).stdout
+    printed = run_lookalike("recipe", "mnist5k", cwd=project).stdout
     assert printed == "nothing to change\nnext: dvc repro\n"
     assert (project / "params.yaml").stat().st_mtime_ns == before
 
@@ -130,7 +131,7 @@ def test_the_layout_of_other_lists_and_comments_is_kept() -> None:
 )
 def test_the_printed_changes_are_the_keys_that_differ(project: Path, name: str, settings: list[str]) -> None:
     before = typed(project)
-    *lines, last = run("lookalike", "recipe", name, *settings, cwd=project).stdout.splitlines()
+    *lines, last = run_lookalike("recipe", name, *settings, cwd=project).stdout.splitlines()
     after = typed(project)
     assert last == "next: dvc repro"
     assert [line.partition(":")[0] for line in lines] == [key for key in after if before[key] != after[key]]
@@ -149,7 +150,7 @@ def test_settings_stand_on_top_of_the_recipe_and_the_last_one_wins(project: Path
         "export.name='1.0'",
         "pretrain.views={size: 48, crop: {p: 0.5}}",  # a section sets the keys that it has
     ]
-    run("lookalike", "recipe", "stl10", *(part for key in settings for part in ("-S", key)), cwd=project)
+    run_lookalike("recipe", "stl10", *(part for key in settings for part in ("-S", key)), cwd=project)
     params = load_params(project / "params.yaml")
     assert (params.pretrain.epochs, params.pretrain.optimizer.lr) == (7, 0.001)
     assert params.evaluate.linear.C == (0.5,)
@@ -277,13 +278,13 @@ def test_a_folder_that_takes_no_file_is_one_line_and_changes_nothing(
 ) -> None:
     before = contents(project)
     project.chmod(mode)
-    assert line in fails(1, "lookalike", "recipe", "cifar10", cwd=project, preexec_fn=limit)
+    assert line in fails(1, "lookalike", "recipe", "cifar10", cwd=project, before=limit)
     assert contents(project) == before
 
 
 def test_without_a_name_the_recipes_are_listed(project: Path) -> None:
     (project / "recipes/mine.yaml").write_text("embed:\n  batch_size: 8\n")
-    lines = run("lookalike", "recipe", cwd=project).stdout.splitlines()
+    lines = run_lookalike("recipe", cwd=project).stdout.splitlines()
     assert [line.split()[0] for line in lines] == sorted([*EVERY, "mine"])
     for name in NAMES:
         first = (project / f"recipes/{name}.yaml").read_text().splitlines()[0]
@@ -294,6 +295,6 @@ def test_without_a_name_the_recipes_are_listed(project: Path) -> None:
 
 
 def test_help_shows_examples() -> None:
-    text = run("lookalike", "recipe", "--help", cwd=ROOT).stdout
+    text = run_lookalike("recipe", "--help", cwd=ROOT).stdout
     assert "lookalike recipe folder -S dataset.path=/path/to/photos" in text
-    assert "recipe" in run("lookalike", "--help", cwd=ROOT).stdout
+    assert "recipe" in run_lookalike("--help", cwd=ROOT).stdout

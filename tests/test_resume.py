@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +20,7 @@ from pipeline.training import learner
 from pipeline.training.loop import TrainingRun, train
 from pipeline.training.monitoring.monitor import Watch
 from pipeline.training.resuming.checkpoint import Checkpoints
-from tests.conftest import ROOT
+from tests.processes import run_stage, start, start_stage, wait_until
 from tests.test_training import changed
 
 METHODS = ("simclr", "simsiam", "nnclr")
@@ -216,19 +214,17 @@ def test_the_clock_counts_steps_and_neither_measuring_nor_saving(
     assert run.views_per_s == pytest.approx(2 * 8 * 8 / run.seconds)
 
 
-KILLED = """
-import sys
-from pathlib import Path
-import numpy as np
-from pipeline.training.resuming.checkpoint import Checkpoints
-from pipeline.params.pretrain import Pretrain
-from pipeline.training.loop import train
-images = np.load(sys.argv[1] + "/images.npy")
-params = Pretrain.model_validate_json(Path(sys.argv[1] + "/params.json").read_text())
-labels = np.tile([0, 1, 2, -1], 20)
-run = train(images, labels, params, Checkpoints(Path(sys.argv[1] + "/run")))
-np.savez(sys.argv[1] + "/weights", **{name: weight.numpy() for name, weight in run.backbone.items()})
-"""
+def train_in(folder: Path) -> None:
+    """In a process of its own: the run of a folder, and its weights into it."""
+    params = Pretrain.model_validate_json((folder / "params.json").read_text())
+    run = train(
+        np.load(folder / "images.npy"),
+        LABELS,
+        params,
+        Checkpoints(folder / "run"),
+        on_epoch=lambda _history: (folder / "begun").touch(),
+    )
+    np.savez(folder / "weights", **{name: weight.numpy() for name, weight in run.backbone.items()})
 
 
 @pytest.mark.slow
@@ -239,19 +235,20 @@ def test_kill_9_at_random_moments_changes_no_byte(
     run_params = tiny(params, method, **{"epochs": 6, "checkpoint.minutes": 1e-9, "cuda_graph": True})
     np.save(tmp_path / "images.npy", images)
     (tmp_path / "params.json").write_text(run_params.model_dump_json())
-    command = [sys.executable, "-c", KILLED, str(tmp_path)]
     rng = np.random.default_rng(METHODS.index(method))
     ends = set()
     for _ in range(3):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        process.stdout.readline()  # it is in the loop, or was done at once
-        time.sleep(rng.uniform(0, 1))
+        (tmp_path / "begun").unlink(missing_ok=True)
+        process = start(train_in, tmp_path)
+        wait_until((tmp_path / "begun").exists)
+        time.sleep(rng.uniform(0, 0.5))
         process.kill()
-        process.communicate()
-        ends.add(process.returncode)
+        process.join()
+        ends.add(process.exitcode)
     assert -signal.SIGKILL in ends
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    process = start(train_in, tmp_path)
+    process.join()
+    assert process.exitcode == 0
     undisturbed = train(images, LABELS, run_params)
     with np.load(tmp_path / "weights.npz") as weights:
         for name, weight in undisturbed.backbone.items():
@@ -260,24 +257,19 @@ def test_kill_9_at_random_moments_changes_no_byte(
 
 @pytest.mark.slow
 def test_the_stage_goes_on_after_ctrl_c_and_leaves_no_checkpoint(small_chain: Path, chain_copy: Path) -> None:
-    command = [sys.executable, "-m", "stages.pretrain"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        command, cwd=chain_copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    header, first = process.stdout.readline(), process.stdout.readline()
+    printed, said = chain_copy / "stdout", chain_copy / "stderr"
+    process = start_stage("pretrain", chain_copy, printed, said)
+    wait_until(lambda: printed.exists() and len(printed.read_text().splitlines()) == 2)
+    header, first = printed.read_text().splitlines()
     assert header.split()[:2] == ["epoch", "loss"]
     assert first.split()[0] == "0/1"
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate()
-    assert process.returncode == 128 + signal.SIGINT
-    assert "; saved: the same command goes on from here" in stderr.splitlines()[-1]
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == 128 + signal.SIGINT
+    assert "; saved: the same command goes on from here" in said.read_text().splitlines()[-1]
     (folder,) = (chain_copy / ".lookalike/checkpoints").iterdir()
-    done = subprocess.run(
-        command, cwd=chain_copy, env=environment, check=True, stdout=subprocess.PIPE, text=True
-    )
-    assert "goes on in epoch 1, after step" in done.stdout
+    assert "goes on in epoch 1, after step" in run_stage("pretrain", chain_copy).stdout
     assert not folder.exists()
     live = Path(".lookalike/live")
     for name in ("data/pretrain/backbone.safetensors", "data/pretrain/history.tsv", live / "views.png"):

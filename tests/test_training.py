@@ -3,8 +3,6 @@
 import math
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,9 @@ from pipeline.params.reader import Params
 from pipeline.training import learner
 from pipeline.training.loop import train
 from pipeline.training.pixels import pixel_statistics
-from tests.conftest import ROOT, change_params
+from pipeline.training.resuming.checkpoint import Checkpoints
+from tests.conftest import change_params
+from tests.processes import run_stage, start
 
 
 def changed(params: Params, **changes: Any) -> Pretrain:
@@ -286,23 +286,18 @@ def test_views_of_another_size_than_the_backbone_takes_are_one_line(
     assert "\n" not in str(error.value)
 
 
-WATCHED = """
-import os, sys
-from pathlib import Path
-import numpy as np
-from pipeline.training.resuming.checkpoint import Checkpoints
-from pipeline.params.pretrain import Pretrain
-from pipeline.training.loop import train
-folder = Path(sys.argv[1])
-resident = []
-def note(history):
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
-params = Pretrain.model_validate_json((folder / "params.json").read_text())
-images, labels = np.load(folder / "images.npy"), np.load(folder / "labels.npy")
-train(images, labels, params, Checkpoints(folder / "run"), on_epoch=note)
-print(*resident)
-"""
+def watch_memory_in(folder: Path) -> None:
+    """In a process of its own: the run of a folder, and the memory that it holds after every epoch."""
+    resident = []
+
+    def note(_history: object) -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
+
+    params = Pretrain.model_validate_json((folder / "params.json").read_text())
+    images, labels = np.load(folder / "images.npy"), np.load(folder / "labels.npy")
+    train(images, labels, params, Checkpoints(folder / "run"), on_epoch=note)
+    np.save(folder / "resident.npy", resident)
 
 
 @pytest.mark.slow
@@ -311,14 +306,17 @@ def test_two_thousand_steps_take_no_more_memory_than_two_hundred(
     tiny: Pretrain, images: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     """With a queue, and each epoch of a hundred steps measured and saved; in a process of its own."""
-    sizes = {"epochs": 20, "batch_size": 5, "views.size": 8, "nnclr.queue_size": 200}
-    chosen = changed_run(tiny, **{"method": "nnclr"} | sizes)
+    # the smallest network that there is: what could grow is not its own
+    network = {"backbone.name": "conv4", "backbone.width": 8, "views.size": 32}
+    sizes = {"epochs": 20, "batch_size": 5, "nnclr.queue_size": 200}
+    chosen = changed_run(tiny, **{"method": "nnclr"} | network | sizes)
     (tmp_path / "params.json").write_text(chosen.model_dump_json())
-    np.save(tmp_path / "images.npy", np.tile(images, (10, 1, 1, 1)))
+    large = np.repeat(np.repeat(images, 2, axis=1), 2, axis=2)
+    np.save(tmp_path / "images.npy", np.tile(large, (10, 1, 1, 1)))
     np.save(tmp_path / "labels.npy", np.tile(LABELS, 10))
-    command = [sys.executable, "-c", WATCHED, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    resident = [int(number) for number in done.stdout.splitlines()[-1].split()]
+    process = start(watch_memory_in, tmp_path)
+    process.join()
+    resident = np.load(tmp_path / "resident.npy")
     assert len(resident) == 21
     assert max(resident[2:]) - resident[2] < 8 << 20
 
@@ -328,8 +326,13 @@ def test_two_thousand_steps_take_no_more_memory_than_two_hundred(
 def test_a_compiled_run_learns_what_the_run_as_written_learns(
     tiny: Pretrain, images: NDArray[np.uint8]
 ) -> None:
+    # a small network: a compiler takes a second a layer
     written, compiled = (
-        train(images, LABELS, changed_run(tiny, compile=is_compiled, precision="float32"))
+        train(
+            images,
+            LABELS,
+            changed_run(tiny, **{"backbone.name": "resnet10"}, compile=is_compiled, precision="float32"),
+        )
         for is_compiled in (False, True)
     )
     assert list(compiled.backbone) == list(written.backbone)
@@ -337,19 +340,17 @@ def test_a_compiled_run_learns_what_the_run_as_written_learns(
     assert compiled.history[1]["loss"] == pytest.approx(written.history[1]["loss"], rel=0.02)
 
 
+def lose_the_compiler() -> None:
+    """Before the stage; with an empty cache, since what was compiled before would be taken from it."""
+    os.environ |= {"CXX": "none", "TORCHINDUCTOR_CACHE_DIR": "compiled"}
+
+
 @pytest.mark.slow
 def test_without_a_compiler_a_compiled_run_is_refused_in_one_line(chain_copy: Path) -> None:
-    change_params(chain_copy / "params.yaml", {"pretrain.compile": True})
+    small = {"pretrain.backbone.name": "resnet10", "pretrain.backbone.width": 4}
+    change_params(chain_copy / "params.yaml", {"pretrain.compile": True} | small)
     before = (chain_copy / "data/pretrain/backbone.safetensors").read_bytes()
-    done = subprocess.run(
-        [sys.executable, "-m", "stages.pretrain"],
-        cwd=chain_copy,
-        # an empty cache: what was compiled before would be taken from it
-        env=os.environ | {"PYTHONPATH": str(ROOT), "CXX": "none", "TORCHINDUCTOR_CACHE_DIR": "compiled"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    done = run_stage("pretrain", chain_copy, check=False, before=lose_the_compiler)
     assert done.returncode == EXIT_FAULT
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(
