@@ -22,14 +22,15 @@ install: $(VENV)/installed  ## make the environment, .venv, and nothing more
 repro: $(VENV)/installed  ## run the whole chain: images -> encoder -> index -> scores
 	dvc repro
 
-check: $(VENV)/installed-test  ## lint, format, types, import rules
+check: $(VENV)/installed-test  ## lint, format, types, import rules, the shape of the house
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
+	pytest --quiet tests/test_rooms.py
 
-test: check  ## everything that must hold: `make check`, then the tests
-	pytest
+test: check  ## everything that must hold: `make check`, then the tests, on every core
+	pytest --numprocesses auto --maxprocesses 8 --dist loadgroup
 
 bench: $(VENV)/installed-bench  ## the training step beside its peers', in one run (ARCHIVE=cifar10.tar)
 	python -m benchmarks.simclr_step $(if $(ARCHIVE),--archive $(ARCHIVE))

@@ -57,6 +57,18 @@ def print_ceiling(device: torch.device, dtype: torch.dtype) -> None:
         print(f"{name}: {flop / best / 1e9:.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}")
 
 
+def print_operators(profiler: profile, num_steps: int, *, on_gpu: bool) -> None:
+    """The operators that take the most of a step, a line each."""
+    times = {
+        event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        for event in profiler.key_averages()
+    }
+    total = sum(times.values())
+    print(f"\n{'operator':44} ms a step      %")
+    for name, microseconds in sorted(times.items(), key=lambda item: -item[1])[:_ROWS]:
+        print(f"{name[:44]:44} {microseconds / 1000 / num_steps:9.1f} {100 * microseconds / total:6.1f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--backbone", default="resnet20")
@@ -105,14 +117,7 @@ def main() -> None:
     with profile(activities=activities) as profiler:
         for _ in range(args.steps):
             whole_step()
-    times = {
-        event.key: (event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total)
-        for event in profiler.key_averages()
-    }
-    total = sum(times.values())
-    print(f"\n{'operator':44} ms a step      %")
-    for name, microseconds in sorted(times.items(), key=lambda item: -item[1])[:_ROWS]:
-        print(f"{name[:44]:44} {microseconds / 1000 / args.steps:9.1f} {100 * microseconds / total:6.1f}")
+    print_operators(profiler, args.steps, on_gpu=device.type == "cuda")
 
 
 if __name__ == "__main__":

@@ -25,14 +25,16 @@ SMALL_RUN = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Tests that share a chain go to one process, so that it runs once."""
+    for chain in ("small_chain", "chain"):
+        if chain in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(chain))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow ones first; and those that share a chain to one process, so that it runs once."""
+    """The slow ones first, or two cores would end in one that waits for the other."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-    for item in items:
-        for chain in ("small_chain", "chain"):
-            if chain in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group(chain))
 
 
 @pytest.fixture(scope="session", autouse=True)

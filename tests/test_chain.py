@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -26,6 +27,14 @@ def test_a_second_repro_does_nothing(small_chain: Path) -> None:
     assert re.findall(r"Running stage '(\w+)'", printed) == ["scan"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert run("git", "status", "--porcelain", "dvc.yaml", ".gitignore", cwd=small_chain).stdout == ""
+
+
+def test_all_that_read_this_chain_run_in_the_process_that_ran_it(
+    small_chain: Path, request: pytest.FixtureRequest
+) -> None:
+    """pytest-xdist 3.8 with pytest 9.2 spreads them over the processes without a word."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        assert request.node.nodeid.endswith("@small_chain")
 
 
 def test_two_clones_write_the_same_bytes(small_chain: Path, tmp_path: Path) -> None:
