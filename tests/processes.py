@@ -77,12 +77,7 @@ def start(target: Callable[..., None], *arguments: object) -> BaseProcess:
     return process
 
 
-def fails(
-    code: int,
-    *command: str,
-    cwd: Path,
-    before: Callable[[], None] | None = None,
-) -> str:
+def fails(code: int, *command: str, cwd: Path, before: Callable[[], None] | None = None) -> str:
     """Runs a stage, or `lookalike ...`, that must fail with this code and one line; gives the line."""
     name, *arguments = command
     if name == "lookalike":

@@ -11,7 +11,13 @@ from pipeline.collection.ingest import Ingested, Rejected
 
 
 def write_manifest(path: Path, ingested: Ingested, class_names: tuple[str, ...]) -> None:
-    """A row an image: id, split, label, class_name, source, width, height, sha256."""
+    """Writes a row an image: id, split, label, class_name, source, width, height, sha256.
+
+    Args:
+        path: of the Parquet file.
+        ingested: its images, in the order of their ids.
+        class_names: by label.
+    """
     import pandas as pd  # not at the top: the processes that decode import this file and not pandas
 
     accepted = ingested.accepted
@@ -30,7 +36,7 @@ def write_manifest(path: Path, ingested: Ingested, class_names: tuple[str, ...])
 
 
 def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
-    """A row an image that could not be read, and why."""
+    """Writes a row an image that could not be read, and why, as CSV with a header."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["source", "reason"])

@@ -167,7 +167,8 @@ class _Run:
         self._check_finite()  # it waits for the device, so the clock counts whole steps
         state.stop_clock()
         num_views = self.plan.views_per_step * (state.step - step_before)
-        self._views_per_s = num_views / (state.seconds - seconds_before)
+        # none where the run was cut off between the last step and its measuring
+        self._views_per_s = num_views / (state.seconds - seconds_before) if num_views else None
 
     def _end_step(self, progress: Progress) -> None:
         state = self._state
