@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.atomic import atomic_file
-from pipeline.errors import UserError
+from pipeline.errors import damaged_output, missing_output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,7 +157,7 @@ def existing(path: Path, made_by: str) -> Path:
         UserError: there is none; the message names the stage that makes it.
     """
     if not path.exists():
-        raise UserError(f"{path}: missing, stage '{made_by}' makes it: run 'dvc repro {made_by}'")
+        raise missing_output(path, made_by)
     return path
 
 
@@ -171,7 +171,7 @@ def read_array(path: Path, made_by: str) -> NDArray[Any]:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
     except (ValueError, EOFError) as error:
-        raise UserError(f"{path}: not a whole array ({error}): run 'dvc repro --force {made_by}'") from None
+        raise damaged_output(path, f"not a whole array ({error})", made_by) from None
 
 
 def create_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
@@ -224,9 +224,9 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error}): run 'dvc repro --force {made_by}'") from None
+        raise damaged_output(path, f"not JSON ({error})", made_by) from None
     if not isinstance(value, dict):
-        raise UserError(f"{path}: not a JSON object: run 'dvc repro --force {made_by}'")
+        raise damaged_output(path, "not a JSON object", made_by)
     return value
 
 

@@ -4,6 +4,7 @@ import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from signal import SIGINT
 
 EXIT_FAULT = 1
@@ -25,6 +26,16 @@ class StoppedError(RuntimeError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.signal_number = signal_number
+
+
+def missing_output(path: Path, made_by: str) -> UserError:
+    """That an output of the chain is not there, and which stage makes it."""
+    return UserError(f"{path}: missing, stage '{made_by}' makes it: run 'dvc repro {made_by}'")
+
+
+def damaged_output(path: Path, what_is_wrong: str, made_by: str) -> UserError:
+    """That an output of the chain is not what it should be, and how it is made anew."""
+    return UserError(f"{path}: {what_is_wrong}: run 'dvc repro --force {made_by}'")
 
 
 # What an operating system's refusal means and what mends it.

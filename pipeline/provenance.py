@@ -1,4 +1,4 @@
-"""Which code the outputs depend on: a reworded message is no reason to train again.
+"""Which code the outputs depend on: another word in a message is no reason to train again.
 
 DVC runs a stage again when a file among its deps changes, and a run goes on from a checkpoint only under the
 code that wrote it. What stands here is neither: tests/test_chain_definition.py holds dvc.yaml to this table,
@@ -15,7 +15,7 @@ WITHOUT_EFFECT = {
     "pipeline/provenance.py": "says what is run again, and runs nothing",
     "pipeline/params/explain.py": "how a wrong value is said; a wrong value writes nothing",
     "pipeline/training/guards.py": "stops a run or warns; a run that stops writes nothing",
-    "pipeline/training/display/": "what a person sees of a run; it is given figures and returns none",
+    "pipeline/training/display/": "what a person sees of a run; no figure that is kept comes from it",
     "pipeline/training/resuming/autosave.py": "when a run is saved; it goes on to the same bytes",
     "pipeline/training/resuming/interrupts.py": "when a run is stopped; it goes on to the same bytes",
     "pipeline/training/resuming/run_key.py": "which checkpoint is taken; each ends in the same bytes",

@@ -37,9 +37,9 @@ def main() -> None:
     labels = data.read_manifest().query("split in @splits")["label"].to_numpy(dtype=np.int64)
     collection = data.read_collection()
     checkpoints = Checkpoints(SCRATCH / "checkpoints" / run_key(params, collection, labels))
-    started = time.perf_counter()
     with LivePlots(LIVE, tensorboard=params.tensorboard) as plots, machine_errors(params):
         write_picture(draw_views(images, params), LIVE / "views.png")
+        started = time.perf_counter()
         run = train(images, labels, params, checkpoints, plots.show)
     card = {
         "method": params.method,

@@ -2,15 +2,16 @@
 
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 from pipeline.params.reader import Params, load_params
-from tests.processes import run
+from tests.processes import NUM_CORES, run, use_every_core
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -93,12 +94,26 @@ def clone_project(folder: Path) -> Path:
     return folder
 
 
+def repro(clone: Path) -> None:
+    """`dvc repro` with a thread a core, as a user runs it, but none that spins while others want the core."""
+    run("env", f"OMP_NUM_THREADS={NUM_CORES}", "OMP_WAIT_POLICY=PASSIVE", "dvc", "repro", cwd=clone)
+
+
+@pytest.fixture
+def every_core() -> Iterator[None]:
+    """As many threads as there are cores: sums in threads are where the same run could give other bytes."""
+    before = torch.get_num_threads()
+    use_every_core()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def small_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which `dvc repro` ran to its end with small params. Tests read it and leave it whole."""
     clone = clone_project(tmp_path_factory.mktemp("small_chain"))
     change_params(clone / "params.yaml", SMALL_RUN)
-    run("dvc", "repro", cwd=clone)
+    repro(clone)
     return clone
 
 

@@ -3,10 +3,10 @@
 import contextlib
 import ctypes
 import functools
-import importlib
 import multiprocessing
 import os
 import resource
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -16,6 +16,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+
+NUM_CORES = len(os.sched_getaffinity(0))
 
 _STAGES = ("scan", "fetch", "pretrain", "export", "embed", "index", "evaluate")
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522  # capget(2)
@@ -46,10 +48,10 @@ def run_lookalike(
     return _run_forked("pipeline.cli.main", ["lookalike", *arguments], cwd, check, before)
 
 
-def start_stage(stage: str, cwd: Path, stdout: Path, stderr: Path) -> BaseProcess:
+def start_stage(stage: str, cwd: Path, stdout: Path, stderr: Path, before: Callable[[], None]) -> BaseProcess:
     """`python -m stages.<stage>` in a folder, under way; what it prints goes to two files."""
     module = f"stages.{stage}"
-    return start(_call_main, module, [module], cwd, [stdout, stderr], None)
+    return start(_call_main, module, [module], cwd, [stdout, stderr], before)
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
@@ -63,8 +65,8 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
 def start(target: Callable[..., None], *arguments: object) -> BaseProcess:
     """A process that has all of the project imported already: it is forked from one that did nothing else.
 
-    A stage takes three seconds to import torch, and most that tests ask of one takes less. It is a process
-    of its own in all that matters: exit code, signals, limits, threads that were never started before.
+    A stage that trains takes two to three seconds to import, and most that tests ask of one takes less. It is
+    a process of its own in all that matters: exit code, signals, limits, threads that were never started.
 
     Args:
         target: a function of a module, which the process calls.
@@ -89,6 +91,13 @@ def fails(code: int, *command: str, cwd: Path, before: Callable[[], None] | None
     assert done.stderr.startswith("error: "), done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     return done.stderr.removeprefix("error: ").rstrip()
+
+
+def use_every_core() -> None:
+    """Before a stage: as many threads as a user's has, where a process of pytest-xdist has one."""
+    import torch
+
+    torch.set_num_threads(NUM_CORES)
 
 
 def obey_permissions() -> None:
@@ -124,19 +133,18 @@ def _run_forked(
 def _call_main(
     module: str, arguments: list[str], cwd: Path, outputs: list[Path], before: Callable[[], None] | None
 ) -> None:
-    """In the new process: what `python -m` or the console script does."""
-    from pipeline.errors import plain_errors
-
+    """In the new process: what `python -m` does, and the console script's `main`."""
     os.chdir(cwd)
     sys.argv = arguments
     with contextlib.ExitStack() as stack:
         for path, number in zip(outputs, (1, 2), strict=True):
             os.dup2(stack.enter_context(path.open("w")).fileno(), number)
+        # buffered as a file's, whatever PYTHONUNBUFFERED says where the tests run
+        sys.stdout = stack.enter_context(open(1, "w", closefd=False))
         if before is not None:
             before()
-        main = importlib.import_module(module).main
-        with plain_errors():
-            main()
+        sys.modules.pop(module, None)  # or runpy warns that it is imported already
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def _checked(done: subprocess.CompletedProcess[str], check: bool) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from pipeline.artifacts import Artifacts
-from tests.conftest import ROOT, SMALL_RUN, change_params, clone_project
+from tests.conftest import ROOT, SMALL_RUN, change_params, clone_project, repro
 from tests.processes import run
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ def test_all_that_read_this_chain_run_in_the_process_that_ran_it(
 def test_two_clones_write_the_same_bytes(small_chain: Path, tmp_path: Path) -> None:
     other = clone_project(tmp_path / "clone")
     change_params(other / "params.yaml", SMALL_RUN)
-    run("dvc", "repro", cwd=other)
+    repro(other)
     assert (other / "dvc.lock").read_text() == (small_chain / "dvc.lock").read_text()
     for name in ("encoder/encoder.onnx", "index/images.faiss", "metrics/evaluate.json"):
         assert (other / "data" / name).read_bytes() == (small_chain / "data" / name).read_bytes(), name

@@ -1,4 +1,4 @@
-"""dvc.yaml against the code: a stage tracks its own params and every module that it imports."""
+"""dvc.yaml against the code: a stage tracks its own params and every module that can change its outputs."""
 
 import ast
 from pathlib import Path

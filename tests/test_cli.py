@@ -1,6 +1,7 @@
 """The console script as a person uses it, with and without mistakes."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -197,6 +198,20 @@ def test_a_stage_without_its_input_names_the_stage_that_makes_it(
     (chain_copy / "data" / missing).unlink()
     line = fails(2, stage, cwd=chain_copy)
     assert line == f"data/{missing}: missing, stage '{made_by}' makes it: run 'dvc repro {made_by}'"
+
+
+@pytest.mark.parametrize(
+    "command", [("python", "-m", "stages.pretrain"), ("lookalike", "query", "nothing.png")], ids=str
+)
+def test_a_mistake_is_one_line_of_the_command_as_it_is_typed(
+    chain_copy: Path, command: tuple[str, ...]
+) -> None:
+    """Of a new process, whose imports say nothing either."""
+    change_params(chain_copy / "params.yaml", {"pretrain.epochs": -1})
+    done = run(*command, cwd=chain_copy, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: .*(pretrain\.epochs: -1|nothing\.png: no such file).*\n", done.stderr)
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize("stage", ["scan", "fetch", "pretrain", "export", "embed", "index", "evaluate"])

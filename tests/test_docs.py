@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,23 @@ def test_every_key_of_params_yaml_has_its_sentence_and_its_default() -> None:
         spelt = "empty" if value is None else f"`{value if isinstance(value, str) else json.dumps(value)}`"
         assert default == spelt, key
         assert_is_a_sentence(sentence, key)
+
+
+@pytest.mark.parametrize(
+    ("key", "choices"),
+    [("dataset.name", SOURCES), ("pretrain.method", METHODS), ("pretrain.backbone.name", BACKBONES)],
+)
+def test_a_choice_stands_in_its_keys_sentence_and_in_its_comment(key: str, choices: Iterable[str]) -> None:
+    _default, sentence = rows((ROOT / "docs/params.md").read_text())[key]
+    section, _, name = key.rpartition(".")
+    indent = "  " * key.count(".")
+    text = (ROOT / "params.yaml").read_text().partition(f"{section.rpartition('.')[2]}:\n")[2]
+    comment = re.search(rf"^{indent}{name}: .*?# (.*)$", text, re.MULTILINE)
+    assert comment is not None
+    for choice in choices:
+        assert f"`{choice}`" in sentence, choice
+        number = choice.removeprefix("resnet")  # resnet18 | 34 | 50
+        assert re.search(rf"\b({choice}|{number})\b", comment[1]), choice
 
 
 @pytest.mark.parametrize("command", COMMANDS)

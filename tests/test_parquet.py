@@ -72,6 +72,23 @@ def test_tables_named_by_split_with_class_names_in_the_schema(params: Params, tm
     assert contents(found) == [picture(seed) for seed in (6, 7, 0, 1, 2, 3, 4, 5)]
 
 
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train-00000-of-00001.parquet", "train"),
+        ("test.parquet", "test"),
+        ("validation-00000-of-00001.parquet", "test"),
+        ("val/0000.parquet", "test"),
+        ("unlabelled.parquet", "unlabelled"),
+        ("unlabeled-0.parquet", "unlabelled"),
+        ("photographs.parquet", "train"),
+    ],
+)
+def test_the_name_of_a_table_says_its_split(name: str, split: str, params: Params, tmp_path: Path) -> None:
+    write(tmp_path / "tables" / name, range(2))
+    assert {entry.split for entry in parquet(dataset(params, tmp_path / "tables")).entries} == {split}
+
+
 def test_one_table_with_words_for_labels_is_split_by_seed(params: Params, tmp_path: Path) -> None:
     write(tmp_path / "all.parquet", range(20), ["dog", "cat"] * 10)
     found = parquet(dataset(params, tmp_path / "all.parquet"))

@@ -20,9 +20,10 @@ from pipeline.training import learner
 from pipeline.training.loop import TrainingRun, train
 from pipeline.training.monitoring.monitor import Watch
 from pipeline.training.resuming.checkpoint import Checkpoints
-from tests.processes import run_stage, start, start_stage, wait_until
+from tests.processes import run_stage, start, start_stage, use_every_core, wait_until
 from tests.test_training import changed
 
+pytestmark = pytest.mark.usefixtures("every_core")
 METHODS = ("simclr", "simsiam", "nnclr")
 LABELS = np.tile([0, 1, 2, -1], 20)
 
@@ -216,6 +217,7 @@ def test_the_clock_counts_steps_and_neither_measuring_nor_saving(
 
 def train_in(folder: Path) -> None:
     """In a process of its own: the run of a folder, and its weights into it."""
+    use_every_core()
     params = Pretrain.model_validate_json((folder / "params.json").read_text())
     run = train(
         np.load(folder / "images.npy"),
@@ -258,8 +260,12 @@ def test_kill_9_at_random_moments_changes_no_byte(
 @pytest.mark.slow
 def test_the_stage_goes_on_after_ctrl_c_and_leaves_no_checkpoint(small_chain: Path, chain_copy: Path) -> None:
     printed, said = chain_copy / "stdout", chain_copy / "stderr"
-    process = start_stage("pretrain", chain_copy, printed, said)
-    wait_until(lambda: printed.exists() and len(printed.read_text().splitlines()) == 2)
+    process = start_stage("pretrain", chain_copy, printed, said, before=use_every_core)
+    try:
+        wait_until(lambda: printed.exists() and len(printed.read_text().splitlines()) == 2)
+    except AssertionError:
+        process.kill()
+        raise
     header, first = printed.read_text().splitlines()
     assert header.split()[:2] == ["epoch", "loss"]
     assert first.split()[0] == "0/1"
@@ -269,7 +275,7 @@ def test_the_stage_goes_on_after_ctrl_c_and_leaves_no_checkpoint(small_chain: Pa
     assert process.exitcode == 128 + signal.SIGINT
     assert "; saved: the same command goes on from here" in said.read_text().splitlines()[-1]
     (folder,) = (chain_copy / ".lookalike/checkpoints").iterdir()
-    assert "goes on in epoch 1, after step" in run_stage("pretrain", chain_copy).stdout
+    assert "goes on in epoch 1, after step" in run_stage("pretrain", chain_copy, before=use_every_core).stdout
     assert not folder.exists()
     live = Path(".lookalike/live")
     for name in ("data/pretrain/backbone.safetensors", "data/pretrain/history.tsv", live / "views.png"):

@@ -93,6 +93,7 @@ def test_a_run_records_every_epoch_from_the_untrained_network_on(
     assert all(math.isfinite(value) for row in run.history for value in row.values())
 
 
+@pytest.mark.usefixtures("every_core")
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(
     tiny: Pretrain, images: NDArray[np.uint8]
 ) -> None:
@@ -104,6 +105,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(
     assert not torch.equal(first.backbone["stem.0.weight"], other.backbone["stem.0.weight"])
 
 
+@pytest.mark.usefixtures("every_core")
 def test_labels_watch_and_never_teach(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
     first = train(images, LABELS, tiny)
     shuffled = train(images, np.random.default_rng(0).permutation(LABELS), tiny)
@@ -195,6 +197,7 @@ def test_bfloat16_trains_too(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
     assert all(weight.dtype != torch.bfloat16 for weight in half.backbone.values())
 
 
+@pytest.mark.usefixtures("every_core")
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_to_the_same_bytes_twice(
     tiny: Pretrain, images: NDArray[np.uint8], method: str
@@ -206,6 +209,7 @@ def test_every_method_trains_to_the_same_bytes_twice(
         assert torch.equal(weight, again.backbone[name]), name
 
 
+@pytest.mark.usefixtures("every_core")
 @pytest.mark.parametrize("method", METHODS)
 def test_labels_teach_no_method(tiny: Pretrain, images: NDArray[np.uint8], method: str) -> None:
     chosen = changed_run(tiny, **{"method": method, "nnclr.queue_size": 20})
@@ -316,6 +320,7 @@ def test_two_thousand_steps_take_no_more_memory_than_two_hundred(
     np.save(tmp_path / "labels.npy", np.tile(LABELS, 10))
     process = start(watch_memory_in, tmp_path)
     process.join()
+    assert process.exitcode == 0
     resident = np.load(tmp_path / "resident.npy")
     assert len(resident) == 21
     assert max(resident[2:]) - resident[2] < 8 << 20

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from models.backbones import build_backbone
 from pipeline.artifacts import existing
 from pipeline.encoder.runtime import INPUT_NAME, OUTPUT_NAME, Encoder
-from pipeline.errors import MachineError, UserError
+from pipeline.errors import MachineError, damaged_output
 
 # The newest opset that torch's exporter writes without converting; onnxruntime 1.31 runs it.
 OPSET = 23
@@ -75,9 +75,7 @@ def load_backbone(path: Path) -> tuple[PixelEncoder, dict[str, Any]]:
     except OSError:
         raise
     except Exception as error:  # safetensors' own exception shares no other class
-        raise UserError(
-            f"{path}: not a backbone of stage 'pretrain' ({error}): run 'dvc repro --force pretrain'"
-        ) from None
+        raise damaged_output(path, f"not a backbone of stage 'pretrain' ({error})", "pretrain") from None
     return PixelEncoder(backbone, card["mean"], card["std"]).eval(), card
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import Artifacts, existing
 from pipeline.encoder.runtime import Encoder
-from pipeline.errors import UserError
+from pipeline.errors import UserError, damaged_output
 from pipeline.images import read_image
 from pipeline.search.index import IndexCard, read_card, read_index
 from pipeline.search.tuning import set_search_parameters
@@ -129,7 +129,7 @@ def _check_contract(data: Artifacts, encoder: Encoder, index: faiss.Index, card:
     try:
         num_images = pyarrow.parquet.read_metadata(existing(data.manifest, made_by="fetch")).num_rows
     except pyarrow.ArrowInvalid:
-        raise UserError(f"{data.manifest}: not a parquet file: run 'dvc repro --force fetch'") from None
+        raise damaged_output(data.manifest, "not a parquet file", "fetch") from None
     if not index.ntotal == card.count == num_images:
         raise UserError(
             f"{data.index}: holds {index.ntotal} images and {data.index_card} says {card.count}, but "

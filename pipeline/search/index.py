@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import Artifacts, existing, read_json, write_json
 from pipeline.atomic import atomic_file
-from pipeline.errors import UserError
+from pipeline.errors import UserError, damaged_output
 from pipeline.search.tuning import exact_neighbors, tune
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def read_card(path: Path) -> IndexCard:
     try:
         return IndexCard(**read_json(path, made_by="index"))
     except TypeError:
-        raise UserError(f"{path}: not of this version of Lookalike: run 'dvc repro --force index'") from None
+        raise damaged_output(path, "not of this version of Lookalike", "index") from None
 
 
 def read_index(path: Path) -> faiss.Index:
@@ -164,7 +164,7 @@ def read_index(path: Path) -> faiss.Index:
         if not path.is_file():
             raise
         path.open("rb").close()  # no permission is not damage: let it be said
-        raise UserError(f"{path}: not a whole FAISS index: run 'dvc repro --force index'") from None
+        raise damaged_output(path, "not a whole FAISS index", "index") from None
 
 
 def _training_sample(

@@ -20,35 +20,40 @@ _REHEARSALS = 3
 
 
 class RecordedStep:
-    """`learn`, which adds a batch's gradient, as one CUDA graph; recorded at the first call.
+    """What adds a batch's gradient, as one CUDA graph; recorded at the first call.
 
     The gradients stay where they are: they may be set to zero, but not to None.
 
     Args:
-        learn: images uint8 [B, H, W, 3] and labels int64 [B] -> features [B, D] and scalars by name. Every
-            batch has the same shape, and nothing in it waits for the GPU.
         module: whose weights get the gradient; what its buffers hold is part of a replay.
-        generators: that `learn` draws from, on the GPU.
-
-    Raises:
-        UserError: at the first call, where something in `learn` waits for the GPU.
+        generators: that are drawn from, on the GPU.
     """
 
-    def __init__(self, learn: Learn, module: nn.Module, generators: Sequence[torch.Generator]) -> None:
-        self._learn, self._module, self._generators = learn, module, generators
+    def __init__(self, module: nn.Module, generators: Sequence[torch.Generator]) -> None:
+        self._module, self._generators = module, generators
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, images: Tensor, labels: Tensor) -> Learned:
-        """The same bytes as of `learn`. What it returns are copies: a replay overwrites the last one's."""
+    def __call__(self, learn: Learn, images: Tensor, labels: Tensor) -> Learned:
+        """The same bytes as of `learn`. What it returns are copies: a replay overwrites the last one's.
+
+        Args:
+            learn: images and labels -> features [B, D] and scalars by name; the same at every call, and
+                nothing in it waits for the GPU. It is not kept: whoever holds this may be what it belongs to.
+            images: uint8 [B, H, W, 3], every time of the same shape.
+            labels: int64 [B].
+
+        Raises:
+            UserError: at the first call, where something in `learn` waits for the GPU.
+        """
         if self._graph is None:
-            self._graph = self._record(images, labels)
+            self._graph = self._record(learn, images, labels)
         self._images.copy_(images)
         self._labels.copy_(labels)
         self._graph.replay()
         features, numbers = self._learned
         return features.clone(), {name: number.clone() for name, number in numbers.items()}
 
-    def _record(self, images: Tensor, labels: Tensor) -> torch.cuda.CUDAGraph:
+    def _record(self, learn: Learn, images: Tensor, labels: Tensor) -> torch.cuda.CUDAGraph:
         self._images, self._labels = images.clone(), labels.clone()
         for weight in self._module.parameters():
             if weight.requires_grad:
@@ -61,14 +66,14 @@ class RecordedStep:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_REHEARSALS):
-                self._learn(self._images, self._labels)
+                learn(self._images, self._labels)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         for generator in self._generators:
             graph.register_generator_state(generator)
         try:
             with torch.cuda.graph(graph, stream=stream):
-                self._learned = self._learn(self._images, self._labels)
+                self._learned = learn(self._images, self._labels)
         except torch.cuda.OutOfMemoryError:
             raise
         except RuntimeError as error:

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,14 +18,16 @@ from pipeline.training.plan import Plan
 # T batches
 
 
-def check_finite(losses: Tensor, epoch: int, plan: Plan, newest_checkpoint: Path | None) -> None:
+def check_finite(
+    losses: Tensor, epoch: int, plan: Plan, newest_checkpoint: Callable[[], Path | None]
+) -> None:
     """Stops a run whose loss is no longer finite, before anything good is overwritten.
 
     Args:
         losses: of the epoch's batches so far, [T].
         epoch: from 1.
         plan: of the run.
-        newest_checkpoint: the last good state, where there is one.
+        newest_checkpoint: gives the last good state, where there is one; asked only to be named.
 
     Raises:
         UserError: it is so; the message names the step, the learning rate and its key.
@@ -33,7 +35,8 @@ def check_finite(losses: Tensor, epoch: int, plan: Plan, newest_checkpoint: Path
     if bool(losses.isfinite().all()):
         return
     first = int((~losses.isfinite()).nonzero()[0]) * plan.steps_per_epoch // plan.batches_per_epoch
-    kept = "" if newest_checkpoint is None else f"; the last good checkpoint is {newest_checkpoint}"
+    newest = newest_checkpoint()
+    kept = "" if newest is None else f"; the last good checkpoint is {newest}"
     raise UserError(
         f"the loss is no longer finite in epoch {epoch}, at step {first + 1} of {plan.steps_per_epoch} "
         f"(learning rate {plan.learning_rate(epoch, first):.3g}): lower {plan.lr_key} in params.yaml{kept}"

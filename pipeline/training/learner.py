@@ -68,12 +68,8 @@ class Learner:
         self._generator = torch.Generator(self.device).manual_seed(params.seed)
 
         self._forward = torch.compile(objective) if params.compile else objective
-        self._is_recorded = self.device.type == "cuda" and params.cuda_graph and not params.compile
-        self._learn_from = (
-            RecordedStep(self._add_gradient, objective, [self._generator])
-            if self._is_recorded
-            else self._add_gradient
-        )
+        is_recorded = self.device.type == "cuda" and params.cuda_graph and not params.compile
+        self._recorded = RecordedStep(objective, [self._generator]) if is_recorded else None
 
     @property
     def modules(self) -> Mapping[str, Any]:
@@ -121,8 +117,13 @@ class Learner:
 
         Returns:
             The features of the first views, [B, D], and the batch's scalars.
+
+        Raises:
+            UserError: on a GPU, of the first batch, where the step cannot be recorded.
         """
-        return self._learn_from(batch, labels)
+        if self._recorded is None:
+            return self._add_gradient(batch, labels)
+        return self._recorded(self._add_gradient, batch, labels)
 
     def update(self, lr: float, peak: float) -> None:
         """One step of the optimiser with the gradients that were added.
@@ -137,7 +138,7 @@ class Learner:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         # a recorded step writes the gradients where they are
-        self._optimizer.zero_grad(set_to_none=not self._is_recorded)
+        self._optimizer.zero_grad(set_to_none=self._recorded is None)
 
     def _add_gradient(self, batch: Tensor, labels: Tensor) -> Learned:
         step = self._step(batch, labels, self._forward)

@@ -14,7 +14,7 @@ from pipeline.errors import StoppedError
 from pipeline.params.pretrain import Pretrain
 from pipeline.training.batches import Batches, Rows
 from pipeline.training.display.progress import Progress
-from pipeline.training.guards import check_collapse, check_finite, sphere_share
+from pipeline.training.guards import check_collapse, sphere_share
 from pipeline.training.learner import Learner
 from pipeline.training.monitoring.epoch_log import EpochLog, Row
 from pipeline.training.monitoring.monitor import Watch
@@ -72,7 +72,8 @@ def train(
 
     Raises:
         UserError: fewer images than a batch or the method needs, a backbone that cannot be built, a collapse
-            where that stops the run, or a loss that is no longer finite.
+            where that stops the run, a loss that is no longer finite, or a step that cannot be recorded on
+            a GPU.
         MachineError: there is no such device.
         StoppedError: by a signal.
     """
@@ -164,7 +165,7 @@ class _Run:
             if interrupts.signal is not None:
                 break
             self.autosave.after_step()
-        self._check_finite()  # it waits for the device, so the clock counts whole steps
+        self.autosave.check()  # it waits for the device, so the clock counts whole steps
         state.stop_clock()
         num_views = self.plan.views_per_step * (state.step - step_before)
         # none where the run was cut off between the last step and its measuring
@@ -178,7 +179,7 @@ class _Run:
         if progress.step(self.plan.views_per_step):
             # reading the loss waits for the device, so it is read only when it is shown
             progress.show(state.log.columns()["loss"][-1].item(), lr)
-            self._check_finite()
+            self.autosave.check()
 
     def end_epoch(self, progress: Progress) -> None:
         """The epoch is measured, shown and kept; the next one begins."""
@@ -208,6 +209,7 @@ class _Run:
 
     def announce(self, progress: Progress, *, goes_on: bool) -> None:
         """Where the run begins: at a checkpoint, or at the untrained network."""
+        self.autosave.start_clock()
         state = self._state
         if goes_on:
             progress.say(
@@ -245,10 +247,6 @@ class _Run:
 
     def _labels_of(self, rows: Rows) -> Tensor:
         return torch.from_numpy(self._labels[rows]).to(self._learner.device, non_blocking=True)
-
-    def _check_finite(self) -> None:
-        losses = self._state.log.columns().get("loss", torch.zeros(1))
-        check_finite(losses, self._state.epoch, self.plan, self.autosave.newest)
 
     def _show_epoch(self, progress: Progress) -> None:
         row = self._state.history[-1]

@@ -1,4 +1,4 @@
-"""The sources by name. A new one is a file here, a line below and a name in `pipeline/params/reader.py`."""
+"""The sources by name. A new one is a file here, a line below and a name in `pipeline/params/dataset.py`."""
 
 from collections.abc import Callable
 

@@ -1,6 +1,7 @@
 """What a person sees while a run goes on: a bar in a terminal, a line of a table an epoch everywhere."""
 
 import math
+import sys
 import time
 from types import TracebackType
 
@@ -86,8 +87,9 @@ class Progress:
         self._num_views, self._started = 0, time.perf_counter()
 
     def say(self, line: str) -> None:
-        """A line above the bar."""
+        """A line above the bar, at once: whoever reads a log of the run should not be an hour behind."""
         self._bar.write(line)
+        sys.stdout.flush()
 
     def _time_left(self) -> str:
         """At the pace of this sitting, its measuring included."""

@@ -28,20 +28,29 @@ class Autosave:
         self, checkpoints: Checkpoints | None, state: RunState, plan: Plan, params: Checkpoint
     ) -> None:
         self._checkpoints, self._state, self._plan, self._params = checkpoints, state, plan, params
-        self._saved = time.perf_counter()
-
-    @property
-    def newest(self) -> Path | None:
-        """The file that the run would go on from."""
-        return None if self._checkpoints is None else self._checkpoints.newest()
+        self.start_clock()
 
     def load(self) -> bool:
         """Puts the state where the newest checkpoint has it; False where there is none."""
         return self._checkpoints is not None and self._checkpoints.load(self._state.load_state_dict)
 
+    def start_clock(self) -> None:
+        """From here on count the minutes after which a run is saved within an epoch."""
+        self._saved = time.perf_counter()
+
+    def check(self) -> None:
+        """Holds that the state is good; this waits for the device.
+
+        Raises:
+            UserError: the loss is no longer finite.
+        """
+        losses = self._state.log.columns().get("loss", torch.zeros(1))
+        check_finite(losses, self._state.epoch, self._plan, self._newest)
+
     def after_step(self) -> None:
         """Saves where the last time is long enough ago; the clock of the steps stands meanwhile."""
         if self._checkpoints is not None and time.perf_counter() - self._saved > 60 * self._params.minutes:
+            self.check()  # before the clock is stopped: the steps that it waits for count
             self._state.stop_clock()
             self.save()
             self._state.start_clock()
@@ -58,14 +67,16 @@ class Autosave:
             UserError: the loss is no longer finite.
         """
         assert self._checkpoints is not None
+        self.check()
         state = self._state
-        losses = state.log.columns().get("loss", torch.zeros(1))
-        check_finite(losses, state.epoch, self._plan, self.newest)
         try:
             self._checkpoints.save(state.state_dict(), self._plan.steps_before(state.epoch, state.step))
         except OSError as error:
             tqdm.write(f"warning: no checkpoint saved: {error.strerror or error}", file=sys.stderr)
             return False
         finally:
-            self._saved = time.perf_counter()
+            self.start_clock()
         return True
+
+    def _newest(self) -> Path | None:
+        return None if self._checkpoints is None else self._checkpoints.newest()

@@ -1,4 +1,4 @@
-"""The name of a run: equal for all that ends in the same bytes, another for anything else."""
+"""The name of a run: another one wherever params, images, labels or code could end it in other bytes."""
 
 import hashlib
 import json
