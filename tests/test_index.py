@@ -42,7 +42,7 @@ def test_exact_search_is_numpys_with_ids_counted_over_all_parts(parts: list[NDAr
     np.testing.assert_array_equal(expected[:, 0], np.arange(5000, 5050))
 
 
-@pytest.mark.parametrize("factory", ["IVF64,Flat", "HNSW16", "IVF64,PQ8", "PCA8,IVF16,Flat"])
+@pytest.mark.parametrize("factory", ["IVF64,Flat", "HNSW16", "IVF64,PQ8x4", "PCA8,IVF16,Flat"])
 def test_any_factory_string_builds_and_says_what_it_recalls(
     parts: list[NDArray[np.float32]], params: Params, factory: str
 ) -> None:

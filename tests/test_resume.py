@@ -23,7 +23,6 @@ from pipeline.training.resuming.checkpoint import Checkpoints
 from tests.processes import run_stage, start, start_stage, use_every_core, wait_until
 from tests.test_training import changed
 
-pytestmark = pytest.mark.usefixtures("every_core")
 METHODS = ("simclr", "simsiam", "nnclr")
 LABELS = np.tile([0, 1, 2, -1], 20)
 
@@ -217,7 +216,6 @@ def test_the_clock_counts_steps_and_neither_measuring_nor_saving(
 
 def train_in(folder: Path) -> None:
     """In a process of its own: the run of a folder, and its weights into it."""
-    use_every_core()
     params = Pretrain.model_validate_json((folder / "params.json").read_text())
     run = train(
         np.load(folder / "images.npy"),

@@ -1,8 +1,10 @@
 """The training loop: schedule, decay, statistics, held-out part, and the same bytes twice."""
 
+import gc
 import math
 import os
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from models.methods import METHODS
 from pipeline.errors import EXIT_FAULT, UserError
 from pipeline.params.pretrain import Pretrain
 from pipeline.params.reader import Params
-from pipeline.training import learner
+from pipeline.training import learner, loop
 from pipeline.training.loop import train
 from pipeline.training.pixels import pixel_statistics
 from pipeline.training.resuming.checkpoint import Checkpoints
@@ -288,6 +290,30 @@ def test_views_of_another_size_than_the_backbone_takes_are_one_line(
     with pytest.raises(UserError, match=r"params\.yaml: pretrain: .*conv4") as error:
         train(large, LABELS, chosen)
     assert "\n" not in str(error.value)
+
+
+def test_what_a_run_held_goes_when_the_run_does(
+    tiny: Pretrain, images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when the collector of cycles comes by: on a GPU the next run may need the room."""
+    learners = []
+
+    def note(*arguments: Any) -> learner.Learner:
+        made = learner.Learner(*arguments)
+        learners.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(loop, "Learner", note)
+    gc.disable()
+    try:
+        train(
+            images, LABELS, changed_run(tiny, epochs=1)
+        )  # torch imports more at its first, and keeps frames
+        learners.clear()
+        train(images, LABELS, changed_run(tiny, epochs=1))
+        assert [reference() for reference in learners] == [None]
+    finally:
+        gc.enable()
 
 
 def watch_memory_in(folder: Path) -> None:
