@@ -59,7 +59,7 @@ def test_a_changed_param_reruns_its_stage_and_what_stands_after(small_chain: Pat
         assert f"{stage}:" not in printed
 
 
-def test_a_reworded_message_reruns_nothing_and_changed_code_its_stage(small_chain: Path) -> None:
+def test_a_word_in_what_only_speaks_reruns_nothing_and_changed_code_its_stage(small_chain: Path) -> None:
     def changed_stages(module: str) -> set[str]:
         file = small_chain / module
         before = file.read_bytes()

@@ -51,7 +51,7 @@ def test_how_often_a_run_is_saved_and_shown_is_not(params: Params, changes: dict
         ("models/simclr.py", True),
     ],
 )
-def test_a_reworded_message_keeps_the_name_and_changed_code_does_not(
+def test_a_word_in_what_only_speaks_keeps_the_name_and_changed_code_does_not(
     name: str, is_part: bool, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import stages.pretrain  # noqa: F401  # what the stage has imported when it asks for the name
