@@ -2,18 +2,21 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import sklearn
+import torch
 from numpy.typing import NDArray
 
 from pipeline.artifacts import UNLABELLED, Artifacts, write_json
 from pipeline.errors import plain_errors
+from pipeline.evaluation.coverage import PROTOCOLS, label_figures, left_out, remarks
 from pipeline.evaluation.labelled import Labelled, Scores
 from pipeline.evaluation.pixels import is_grey, pixel_side, small_pixels
 from pipeline.evaluation.protocols import evaluate
 from pipeline.evaluation.spread import spread
 from pipeline.params.reader import load_params
+from pipeline.training.machine import choose_device, make_deterministic
 
 _SPREAD_SAMPLE = 2000  # images; effective rank and uniformity compare every pair
 
@@ -21,44 +24,87 @@ _SPREAD_SAMPLE = 2000  # images; effective rank and uniformity compare every pai
 def main() -> None:
     params = load_params().evaluate
     data = Artifacts()
+    labels = labels_by_split(data)
+    class_names = data.read_collection()["class_names"]
+    device = choose_device(params.device, "evaluate.device")
+    make_deterministic(params.linear.seed)
+    known = {split: np.flatnonzero(of_split != UNLABELLED) for split, of_split in labels.items()}
+    train, test = (labels[split][rows] for split, rows in known.items())
+    figures, can_score = say_what_is_left_out(train, test, class_names)
+    sample = np.random.default_rng(params.linear.seed).permutation(len(labels["train"]))[:_SPREAD_SAMPLE]
+
+    started = time.perf_counter()
+    for subject, features in subjects(data, pixel_side(len(train) + len(test))).items():
+        scores: dict[str, Scores] = {}
+        if can_score:
+            seen, asked = (
+                Labelled(features(split, known[split]), of_split)
+                for split, of_split in (("train", train), ("test", test))
+            )
+            scores = evaluate(seen, asked, class_names, params, device)
+            print(one_line(subject, scores), flush=True)
+        figures[subject] = scores | {"spread": spread(features("train", np.sort(sample)))}
+    write_json(data.metrics("evaluate"), figures)
+    write_json(
+        data.speed("evaluate"),
+        {
+            "seconds": round(time.perf_counter() - started, 2),
+            "device": device.type,
+            "torch": torch.__version__,
+        },
+    )
+
+
+def labels_by_split(data: Artifacts) -> dict[str, NDArray[np.int64]]:
+    """The labels of train and test, or -1; no rows for a split that the collection has not."""
     manifest = data.read_manifest()
-    labels = {
+    return {
         split: manifest.loc[manifest["split"] == split, "label"].to_numpy(dtype=np.int64)
-        for split in data.splits()
+        for split in ("train", "test")
     }
-    grey = all(is_grey(data.read_images(split)) for split in labels)
-    subjects: dict[str, Callable[[str, NDArray[np.int64]], NDArray[np.float32]]] = {
+
+
+def subjects(
+    data: Artifacts, side: int
+) -> dict[str, Callable[[str, NDArray[np.int64]], NDArray[np.float32]]]:
+    """What is scored: the features of some rows of a split, float32 [len(rows), D]."""
+    splits = [split for split in ("train", "test") if split in data.splits()]
+    grey = all(is_grey(data.read_images(split)) for split in splits)
+    return {
         "encoder": lambda split, rows: data.read_embeddings(split)[rows],
         "untrained": lambda split, rows: data.read_embeddings(split, untrained=True)[rows],
         "pixels": lambda split, rows: small_pixels(data.read_images(split), rows, grey=grey, largest=side),
     }
-    known = {split: np.flatnonzero(of_split != UNLABELLED) for split, of_split in labels.items()}
-    side = pixel_side(sum(len(rows) for rows in known.values()))
-    can_score = (
-        "test" in labels and len(known["test"]) > 0 and len(np.unique(labels["train"][known["train"]])) > 1
-    )
-    if not can_score:
-        print("evaluate: no labels to score with: kNN, probes and retrieval are left out", flush=True)
-    sample = np.random.default_rng(params.linear.seed).permutation(len(labels["train"]))[:_SPREAD_SAMPLE]
 
-    started = time.perf_counter()
-    scores: dict[str, dict[str, Scores]] = {}
-    for subject, features in subjects.items():
-        scores[subject] = {}
-        if can_score:
-            train, test = (
-                Labelled(features(split, known[split]), labels[split][known[split]])
-                for split in ("train", "test")
-            )
-            scores[subject] = evaluate(train, test, params)
-            knn, linear = scores[subject]["knn"]["top1"], scores[subject]["linear"]["top1"]
-            print(f"{subject}: kNN {knn:.4f}, linear {linear:.4f}", flush=True)
-        scores[subject]["spread"] = spread(features("train", np.sort(sample)))
-    write_json(data.metrics("evaluate"), scores)
-    write_json(
-        data.speed("evaluate"),
-        {"seconds": round(time.perf_counter() - started, 2), "scikit_learn": sklearn.__version__},
-    )
+
+def say_what_is_left_out(
+    train: NDArray[np.int64], test: NDArray[np.int64], class_names: list[str]
+) -> tuple[dict[str, Any], bool]:
+    """Prints what the labels do not allow; returns what stands beside the subjects, and if any protocol is left."""
+    without = left_out(train, test)
+    for reason in dict.fromkeys(without.values()):
+        protocols = ", ".join(protocol for protocol in without if without[protocol] == reason)
+        print(f"evaluate: {protocols} left out: {reason}", flush=True)
+    figures: dict[str, Any] = {}
+    if len(train) and len(test):
+        for remark in remarks(train, test, class_names):
+            print(f"evaluate: {remark}", flush=True)
+        figures = label_figures(train, test)
+        share = figures["majority_share"]
+        print(
+            f"evaluate: always the commonest class is right about {share:.4f} of the test images", flush=True
+        )
+    return figures | ({"left_out": without} if without else {}), len(without) < len(PROTOCOLS)
+
+
+def one_line(subject: str, scores: dict[str, Scores]) -> str:
+    """Top-1 of a subject, and what it is when each class counts alike."""
+    shown = [
+        f"{name} {scores[protocol]['top1']:.4f} (balanced {scores[protocol]['balanced_accuracy']:.4f})"
+        for name, protocol in (("kNN", "knn"), ("linear", "linear"), ("nearest image", "retrieval"))
+        if protocol in scores
+    ]
+    return f"{subject}: {', '.join(shown)}"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Scores = dict[str, float]  # figure -> value, a fraction from 0 to 1
+# figure -> value: fractions from 0 to 1, counts, yes or no; `recall` has a fraction a class
+Scores = dict[str, float | dict[str, float]]
 
 
 @dataclass(frozen=True)

@@ -1,92 +1,141 @@
 """A linear classifier of frozen features, with all of the labels or with few of them."""
 
-import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from pipeline.evaluation.knn import topk_accuracy
+from pipeline.evaluation.draws import split_stratified
+from pipeline.evaluation.figures import class_figures, mean_recall
+from pipeline.evaluation.knn import class_ranks
 from pipeline.evaluation.labelled import Labelled, Scores
+from pipeline.evaluation.logistic import fit_logistic
 from pipeline.params.evaluate import LinearProbe
 
 
-def score_linear(train: Labelled, test: Labelled, params: LinearProbe, seed: int) -> Scores:
-    """Linear probe: `top1` and `top5` of a multinomial logistic regression on standardised features.
+@dataclass(frozen=True)
+class Probe:
+    """What became of one probe.
 
-    C is the one that does best on a stratified validation part of the training set (the strongest
-    regularisation of equals); then the probe learns from the whole training set.
+    Attributes:
+        ranks: of the right class of each test image (`pipeline.evaluation.knn.class_ranks`).
+        C: the inverse strength of its regularisation.
+        iterations: of its fit.
+        converged: whether that was solved, and so were those that it was chosen among.
     """
-    num_validation = max(len(np.unique(train.labels)), round(params.validation_fraction * len(train.labels)))
-    fit, validation = split_stratified(train.labels, num_validation, seed)
-    Cs = sorted(params.C)
-    accuracies = [
-        fit_probe(train.features[fit], train.labels[fit], C, params.max_iterations).score(
-            train.features[validation], train.labels[validation]
-        )
-        for C in (Cs if len(validation) else [])
-    ]
-    best_C = Cs[int(np.argmax(accuracies))] if accuracies else Cs[0]
-    probe = fit_probe(train.features, train.labels, best_C, params.max_iterations)
-    scores = probe.predict_proba(test.features)
-    # column of the class, or -1: a class that the probe has never seen is a miss
-    columns = {label: column for column, label in enumerate(probe.classes_)}
-    labels = np.array([columns.get(label, -1) for label in test.labels])
-    return {f"top{k}": topk_accuracy(scores, labels, k) for k in (1, 5)}
+
+    ranks: NDArray[np.int64]
+    C: float
+    iterations: int
+    converged: bool
 
 
-def score_few_labels(train: Labelled, test: Labelled, fraction: float, params: LinearProbe) -> Scores:
-    """The linear probe with a share of the labels: `mean` and `std` of top-1 over stratified draws."""
-    accuracies = []
-    for seed in params.few_label_seeds:
-        num_others = len(train.labels) - round(fraction * len(train.labels))
-        rows, _ = split_stratified(train.labels, num_others, seed)
-        few = Labelled(train.features[rows], train.labels[rows])
-        accuracies.append(score_linear(few, test, params, seed)["top1"])
-    return {"mean": float(np.mean(accuracies)), "std": float(np.std(accuracies, ddof=1))}
-
-
-def split_stratified(
-    labels: NDArray[np.int64], num_second: int, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows in two parts, each with its share of every class; a class of one image stays in the first.
-
-    Args:
-        labels: [N].
-        num_second: wanted in the second part; it is kept from the number of classes up and leaves as many to
-            the first, which is what scikit-learn asks for.
-        seed: of the draw.
+def score_linear(
+    train: Labelled, test: Labelled, class_names: Sequence[str], params: LinearProbe, device: torch.device
+) -> Scores:
+    """Linear probe: a multinomial logistic regression learns from every training image.
 
     Returns:
-        Rows of the first and of the second part; the second is empty where no class has two images.
+        The figures of `class_figures`, `C`, `iterations` and `converged`.
     """
-    _, class_of, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    alone = counts[class_of] == 1
-    rows = np.flatnonzero(~alone)
-    if len(rows) == 0:
-        return np.arange(len(labels)), rows
-    num_classes = int((counts > 1).sum())
-    num_second = min(max(num_second, num_classes), len(rows) - num_classes)
-    first, second = train_test_split(
-        rows,
-        train_size=len(rows) - num_second,
-        test_size=num_second,
-        stratify=labels[rows],
-        random_state=seed,
+    (probe,) = probes(train, test, [np.arange(len(train.labels))], [params.seed], params, device)
+    figures = class_figures(probe.ranks, test.labels, class_names)
+    recall = figures.pop("recall")
+    solved: Scores = {"C": probe.C, "iterations": probe.iterations, "converged": probe.converged}
+    return figures | solved | {"recall": recall}
+
+
+def score_few_labels(
+    train: Labelled, test: Labelled, fraction: float, params: LinearProbe, device: torch.device
+) -> Scores:
+    """The linear probe with a share of the labels, of every class at least one.
+
+    Returns:
+        `mean` and `std` of top-1 over the draws, the mean of their `balanced_accuracy`, and whether all
+        `converged`.
+    """
+    num_drawn = round(fraction * len(train.labels))
+    draws = [split_stratified(train.labels, num_drawn, seed)[0] for seed in params.few_label_seeds]
+    found: list[Probe] = []
+    # as many at once as have together no more rows than the training set
+    at_once = max(1, len(train.labels) // len(draws[0]))
+    for start in range(0, len(draws), at_once):
+        these = slice(start, start + at_once)
+        found += probes(train, test, draws[these], params.few_label_seeds[these], params, device)
+    top1 = [(probe.ranks < 1).mean() for probe in found]
+    return {
+        "mean": float(np.mean(top1)),
+        "std": float(np.std(top1, ddof=1)),
+        "balanced_accuracy": float(np.mean([mean_recall(probe.ranks, test.labels) for probe in found])),
+        "converged": all(probe.converged for probe in found),
+    }
+
+
+def probes(
+    train: Labelled,
+    test: Labelled,
+    draws: Sequence[NDArray[np.int64]],
+    seeds: Sequence[int],
+    params: LinearProbe,
+    device: torch.device,
+) -> list[Probe]:
+    """A probe of each draw of training images, all of them fitted together.
+
+    C is the one that has most of a stratified validation part of the draw right, of equals the strongest
+    regularisation; then the probe learns from the whole draw. Test images choose nothing.
+
+    Args:
+        train: what is drawn from.
+        test: what is scored.
+        draws: rows of `train`, as many in each; every class of `train` is among them.
+        seeds: of the validation part of each.
+        params: of the probe.
+        device: that fits.
+    """
+    # a column a class of `train`: one that it has not is a miss
+    classes = np.unique(train.labels)
+    columns = np.searchsorted(classes, train.labels)
+    test_columns = np.where(np.isin(test.labels, classes), np.searchsorted(classes, test.labels), -1)
+    strengths = np.sort(np.array(params.C, dtype=np.float64))
+    chosen, are_solved = _choose(Labelled(train.features, columns), draws, seeds, strengths, params, device)
+    fitted = fit_logistic(
+        train.features, columns, draws, strengths[chosen][:, None], params.max_iterations, device
     )
-    return np.concatenate([first, np.flatnonzero(alone)]), second
+    found = []
+    for number, choice in enumerate(chosen):
+        ranks = np.empty(len(test_columns), dtype=np.int64)
+        for block, scores in fitted.scores(test.features, number):
+            ranks[block] = class_ranks(scores[0], test_columns[block])
+        is_solved = bool(fitted.converged[number, 0] and are_solved[number])
+        found.append(Probe(ranks, float(strengths[choice]), int(fitted.iterations[number, 0]), is_solved))
+    return found
 
 
-def fit_probe(
-    features: NDArray[np.float32], labels: NDArray[np.int64], C: float, max_iterations: int
-) -> LogisticRegression:
-    """Standardises the features and fits a multinomial logistic regression (L-BFGS, L2)."""
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iterations))
-    with warnings.catch_warnings():
-        # stopping early is a regularisation like any other, and what it reaches is what is scored
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return probe.fit(features.astype(np.float64), labels)
+def _choose(
+    train: Labelled,
+    draws: Sequence[NDArray[np.int64]],
+    seeds: Sequence[int],
+    strengths: NDArray[np.float64],
+    params: LinearProbe,
+    device: torch.device,
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """For each draw the place of the best strength, the smallest of equals; whether its fits converged."""
+    if len(strengths) == 1:
+        return np.zeros(len(draws), dtype=np.int64), np.ones(len(draws), dtype=np.bool_)
+    num_classes, num_rows = len(np.unique(train.labels)), len(draws[0])
+    num_validation = max(num_classes, round(params.validation_fraction * num_rows))
+    halves = [
+        [draw[part] for part in split_stratified(train.labels[draw], num_rows - num_validation, seed)]
+        for draw, seed in zip(draws, seeds, strict=True)
+    ]
+    fits = [fit for fit, _ in halves]
+    every = np.tile(strengths, (len(draws), 1))
+    tried = fit_logistic(train.features, train.labels, fits, every, params.max_iterations, device)
+    num_right = np.zeros(every.shape, dtype=np.int64)
+    for number, (_, validation) in enumerate(halves):
+        for block, scores in tried.scores(train.features[validation], number):
+            is_right = scores.argmax(axis=2) == train.labels[validation][block]
+            num_right[number] += is_right.sum(axis=1)
+    return num_right.argmax(axis=1), tried.converged.all(axis=1)

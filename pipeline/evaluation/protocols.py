@@ -1,45 +1,77 @@
 """Every protocol that scores a representation: kNN, linear probes and retrieval, on frozen features."""
 
-from pipeline.evaluation.knn import knn_scores, nearest, normalize, topk_accuracy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from pipeline.errors import UserError
+from pipeline.evaluation.coverage import FEW_LABELS, left_out
+from pipeline.evaluation.figures import class_figures
+from pipeline.evaluation.knn import knn_ranks
 from pipeline.evaluation.labelled import Labelled, Scores
 from pipeline.evaluation.linear_probe import score_few_labels, score_linear
 from pipeline.evaluation.retrieval import score_retrieval
 from pipeline.params.evaluate import Evaluate, Knn
 
-FEW_LABELS = {"linear_1pct": 0.01, "linear_10pct": 0.10}
 
-
-def evaluate(train: Labelled, test: Labelled, params: Evaluate) -> dict[str, Scores]:
-    """Every protocol on one subject.
+def evaluate(
+    train: Labelled, test: Labelled, class_names: Sequence[str], params: Evaluate, device: torch.device
+) -> dict[str, Scores]:
+    """Every protocol on one subject, but for those that the labels do not allow (`coverage.left_out`).
 
     Args:
         train: what the protocols learn from or look among.
         test: what they are scored on; no choice is made by it.
+        class_names: by label.
         params: of the protocols.
+        device: that the probes are fitted on.
 
     Returns:
-        protocol -> figure -> value, fractions from 0 to 1. Few-label probes are left out where a class
-        would have fewer than two labels.
+        protocol -> figure -> value.
+
+    Raises:
+        UserError: `evaluate.knn.k` is larger than the training set.
     """
-    num_classes = int(max(train.labels.max(), test.labels.max())) + 1
-    scores = {
-        "knn": score_knn(train, test, num_classes, params.knn),
-        "linear": score_linear(train, test, params.linear, params.linear.seed),
-    }
+    without = left_out(train.labels, test.labels)
+    # the classes that stand here alone, numbered from 0
+    present, numbers = np.unique(np.concatenate([train.labels, test.labels]), return_inverse=True)
+    names = [class_names[label] for label in present]
+    train = Labelled(train.features, numbers[: len(train.labels)])
+    test = Labelled(test.features, numbers[len(train.labels) :])
+    scores: dict[str, Scores] = {}
+    if "knn" not in without:
+        scores["knn"] = score_knn(train, test, names, params.knn)
+    if "linear" not in without:
+        scores["linear"] = score_linear(train, test, names, params.linear, device)
     for protocol, fraction in FEW_LABELS.items():
-        if round(fraction * len(train.labels)) >= 2 * num_classes:
-            scores[protocol] = score_few_labels(train, test, fraction, params.linear)
-    return scores | {"retrieval": score_retrieval(train, test, params.retrieval)}
+        if protocol not in without:
+            scores[protocol] = score_few_labels(train, test, fraction, params.linear, device)
+    if "retrieval" not in without:
+        scores["retrieval"] = score_retrieval(train, test, params.retrieval)
+    return scores
 
 
-def score_knn(train: Labelled, test: Labelled, num_classes: int, params: Knn) -> Scores:
-    """Weighted kNN: `top1` and `top5`. The bank is the training set, so no test image finds itself.
+def score_knn(train: Labelled, test: Labelled, class_names: Sequence[str], params: Knn) -> Scores:
+    """Weighted kNN, the figures of `class_figures`. The bank is the training set: no image finds itself.
 
     Raises:
         UserError: k is larger than the training set.
 
     Source: Wu et al. 2018, arXiv:1805.01978, sec. 3.4.
     """
-    similarities, rows = nearest(normalize(test.features), normalize(train.features), params.k)
-    votes = knn_scores(similarities, train.labels[rows], num_classes, params.temperature)
-    return {f"top{k}": topk_accuracy(votes, test.labels, k) for k in (1, 5)}
+    if params.k > len(train.labels):
+        raise UserError(
+            f"params.yaml: evaluate.knn.k: {params.k:,} should be at most {len(train.labels):,}, the labelled "
+            "training images"
+        )
+    ranks = knn_ranks(
+        test.features,
+        test.labels,
+        train.features,
+        train.labels,
+        num_classes=len(class_names),
+        k=params.k,
+        temperature=params.temperature,
+    )
+    return class_figures(ranks, test.labels, class_names)

@@ -3,51 +3,73 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.knn import normalize
+from pipeline.evaluation.figures import TOP5_FROM, mean_recall
+from pipeline.evaluation.knn import lengths, normalize, order_keys, rows_of
 from pipeline.evaluation.labelled import Labelled, Scores
 from pipeline.params.evaluate import Retrieval
 
 # Q queries, N images
 
-_QUERIES_AT_ONCE = 256
+_BLOCK_BYTES = 64 << 20  # of similarities
 _PRECISION_AT = 10
+
+
+def askable(train_labels: NDArray[np.int64], test_labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows of test images whose class has another image: without one there is nothing to find."""
+    classes, counts = np.unique(np.concatenate([train_labels, test_labels]), return_counts=True)
+    return np.flatnonzero(np.isin(test_labels, classes[counts > 1]))
 
 
 def score_retrieval(train: Labelled, test: Labelled, params: Retrieval) -> Scores:
     """Test images ask the whole collection for their like, and never find themselves.
 
+    The whole of it is ranked for each query, in blocks of `_BLOCK_BYTES`: beyond the arrays this holds
+    MEMORY_OF_RETRIEVAL.
+
+    Args:
+        train: none of it asks.
+        test: at least one of them has another image of its class.
+        params: how many ask.
+
     Returns:
-        `top1` and `top5`: whether the nearest, or one of the five nearest, is of the query's class;
-        `precision_at_10`: the share of the ten nearest that are; `map`: the mean over
-        the queries of the average precision over the whole ranking (Manning et al. 2008, Introduction to
-        Information Retrieval, sec. 8.4). Queries whose class has no other image are left out.
+        `top1` and, of more than five classes, `top5`: whether the nearest, or one of the five nearest, is of
+        the query's class; `balanced_accuracy`: the mean of `top1` over the queries' classes;
+        `precision_at_10`: the share of the ten nearest that are; `map`: the mean over the queries of the
+        average precision over the whole ranking (Manning et al. 2008, Introduction to Information Retrieval,
+        sec. 8.4). Only images ask whose class has another.
     """
-    features = normalize(np.concatenate([train.features, test.features]))
     labels = np.concatenate([train.labels, test.labels])
-    num_queries = min(params.num_queries, len(test.labels))
+    can_ask = askable(train.labels, test.labels)
     rng = np.random.default_rng(params.seed)
-    queries = len(train.labels) + np.sort(rng.choice(len(test.labels), num_queries, replace=False))
-    hits, precisions, average_precisions = [], [], []
-    for start in range(0, num_queries, _QUERIES_AT_ONCE):
-        rows = queries[start : start + _QUERIES_AT_ONCE]
-        similarity = features[rows] @ features.T
-        similarity[np.arange(len(rows)), rows] = -np.inf  # itself: last, and cut off below
-        order = np.argsort(-similarity, axis=1, kind="stable")[:, :-1]
-        relevant = labels[order] == labels[rows][:, None]
-        relevant = relevant[relevant.any(axis=1)]
-        hits.append(np.stack([relevant[:, :k].any(axis=1) for k in (1, 5)], axis=1))
-        precisions.append(relevant[:, :_PRECISION_AT].mean(axis=1))
-        average_precisions.append(average_precision(relevant))
-    top1, top5 = np.concatenate(hits).mean(axis=0).tolist()
-    return {
-        "top1": top1,
-        "top5": top5,
-        "precision_at_10": float(np.concatenate(precisions).mean()),
-        "map": float(np.concatenate(average_precisions).mean()),
+    queries = np.sort(rng.choice(can_ask, min(params.num_queries, len(can_ask)), replace=False))
+    parts = [(part.features, lengths(part.features)) for part in (train, test)]
+    ranks, precisions, average_precisions = [], [], []
+    at_once = max(1, _BLOCK_BYTES // (4 * len(labels)))
+    for start in range(0, len(queries), at_once):
+        rows = queries[start : start + at_once]
+        unit = normalize(test.features[rows])
+        similarity = np.concatenate([unit @ bank.T / length for bank, length in parts], axis=1)
+        itself = len(train.labels) + rows
+        similarity[np.arange(len(rows)), itself] = -np.inf  # last, and cut off below
+        for similar, row in zip(similarity, itself, strict=True):
+            keys = order_keys(similar)
+            keys.sort()
+            relevant = (labels == labels[row])[rows_of(keys[:-1])]
+            ranks.append(int(relevant.argmax()))
+            precisions.append(relevant[:_PRECISION_AT].mean())
+            average_precisions.append(average_precision(relevant))
+    found = np.array(ranks)
+    scores: Scores = {"top1": float((found < 1).mean())}
+    if len(np.unique(labels)) >= TOP5_FROM:
+        scores["top5"] = float((found < 5).mean())
+    return scores | {
+        "balanced_accuracy": mean_recall(found, test.labels[queries]),
+        "precision_at_10": float(np.mean(precisions)),
+        "map": float(np.mean(average_precisions)),
     }
 
 
-def average_precision(relevant: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The mean of the precisions at the ranks of the relevant, [Q, N] ranked from the best -> [Q]."""
-    precision = np.cumsum(relevant, axis=1) / np.arange(1, relevant.shape[1] + 1)
-    return np.asarray((precision * relevant).sum(axis=1) / relevant.sum(axis=1), dtype=np.float64)
+def average_precision(relevant: NDArray[np.bool_]) -> float:
+    """The mean of the precisions at the ranks of the relevant: of [N] ranked from the best, not all false."""
+    ranks = 1 + np.flatnonzero(relevant)
+    return float((np.arange(1, len(ranks) + 1) / ranks).mean())

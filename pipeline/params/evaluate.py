@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.params.section import Count, Positive, Section, Seed
+from pipeline.params.section import Count, Device, Positive, Section, Seed
 
 
 class Knn(Section):
@@ -32,6 +32,9 @@ class Retrieval(Section):
 
 
 class Evaluate(Section):
+    """The device that the linear probes are fitted on, and the protocols."""
+
+    device: Device
     knn: Knn
     linear: LinearProbe
     retrieval: Retrieval

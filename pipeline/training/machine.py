@@ -17,15 +17,19 @@ _LARGEST_INT = 2**31 - 1
 _LARGEST_KEPT = 64 << 20
 
 
-def choose_device(name: Device) -> torch.device:
-    """The device to train on: `auto` is CUDA where there is one.
+def choose_device(name: Device, key: str = "pretrain.device") -> torch.device:
+    """The device that torch computes on: `auto` is CUDA where there is one.
+
+    Args:
+        name: as params.yaml has it.
+        key: of params.yaml that says so.
 
     Raises:
         MachineError: `cuda` on a machine that has none.
     """
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
-        raise MachineError("pretrain.device is cuda, but torch finds no CUDA device here: set auto or cpu")
+        raise MachineError(f"{key} is cuda, but torch finds no CUDA device here: set auto or cpu")
     return torch.device("cuda" if name != "cpu" and has_cuda else "cpu")
 
 

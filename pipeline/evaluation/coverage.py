@@ -1,0 +1,79 @@
+"""What the labels of a collection allow to be measured, and what a person should know of them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluation.retrieval import askable
+
+FEW_LABELS = {"linear_1pct": 0.01, "linear_10pct": 0.10}
+PROTOCOLS = ("knn", "linear", *FEW_LABELS, "retrieval")
+_NAMED = 5  # classes in a remark
+
+
+def left_out(train: NDArray[np.int64], test: NDArray[np.int64]) -> dict[str, str]:
+    """The protocols that these labels do not allow, and why.
+
+    Args:
+        train: classes of the labelled training images, [N].
+        test: of the labelled test images.
+    """
+    for labels, what in ((train, "training"), (test, "test")):
+        if len(labels) == 0:
+            return dict.fromkeys(PROTOCOLS, f"no {what} image has a label")
+    reasons = {}
+    num_classes = len(np.unique(train))
+    if num_classes == 1:
+        reasons = dict.fromkeys(PROTOCOLS, "all labelled training images are of one class")
+        del reasons["retrieval"]
+    for protocol, fraction in FEW_LABELS.items():
+        num_drawn = round(fraction * len(train))
+        if num_classes > 1 and num_drawn < 2 * num_classes:
+            reasons[protocol] = (
+                f"{fraction:.0%} of {len(train):,} labels is {num_drawn:,}, "
+                f"fewer than two for each of {num_classes:,} classes"
+            )
+    if len(np.union1d(train, test)) == 1:
+        reasons["retrieval"] = "all labelled images are of one class"
+    elif len(askable(train, test)) == 0:
+        reasons["retrieval"] = "no test image has another of its class"
+    return reasons
+
+
+def label_figures(train: NDArray[np.int64], test: NDArray[np.int64]) -> dict[str, float]:
+    """What no representation changes.
+
+    Args:
+        train: classes of the labelled training images, [N], at least one.
+        test: of the labelled test images, at least one.
+
+    Returns:
+        `majority_share`: the top-1 of always answering the class that most training images are of (of equals
+        the first); `num_classes_only_in_test` and `num_classes_only_in_train`.
+    """
+    return {
+        "majority_share": float((test == np.bincount(train).argmax()).mean()),
+        "num_classes_only_in_test": len(np.setdiff1d(test, train)),
+        "num_classes_only_in_train": len(np.setdiff1d(train, test)),
+    }
+
+
+def remarks(train: NDArray[np.int64], test: NDArray[np.int64], class_names: Sequence[str]) -> list[str]:
+    """Lines about classes that cannot be scored as the others are."""
+    classes, counts = np.unique(train, return_counts=True)
+    found = {
+        "only in test, so that every answer about them is wrong": np.setdiff1d(test, train),
+        "only in training, so that none of them is scored": np.setdiff1d(train, test),
+        "with one labelled training image": classes[counts == 1],
+    }
+    return [
+        f"{len(rare):,} of the classes {what}: {_some(rare, class_names)}"
+        for what, rare in found.items()
+        if len(rare)
+    ]
+
+
+def _some(labels: NDArray[np.int64], class_names: Sequence[str]) -> str:
+    named = ", ".join(class_names[label] for label in labels[:_NAMED])
+    return named + (f" and {len(labels) - _NAMED:,} more" if len(labels) > _NAMED else "")

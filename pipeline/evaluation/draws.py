@@ -1,0 +1,31 @@
+"""Rows drawn so that no class is left out, however rare."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def split_stratified(
+    labels: NDArray[np.int64], num_first: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows in two parts: the first gets one image of every class, and of each its share of the rest.
+
+    scikit-learn's stratified split gives a class of which the share is less than one image none at all.
+
+    Args:
+        labels: [N].
+        num_first: rows of the first part; at least as many as there are classes, and at most N, are taken.
+        seed: of the draw.
+
+    Returns:
+        Rows of the first and of the second part, each sorted.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]  # class by class, shuffled within
+    is_one_of_its_class = np.diff(labels[order], prepend=-1) != 0
+    rest = order[~is_one_of_its_class]
+    num_classes = len(order) - len(rest)
+    num_more = min(max(num_first, num_classes), len(order)) - num_classes
+    # evenly spaced: a class with a tenth of the rest gets a tenth of them, rounded up or down
+    evenly = (np.arange(num_more) * 2 + 1) * len(rest) // (2 * max(num_more, 1))
+    first = np.concatenate([order[is_one_of_its_class], rest[evenly]])
+    return np.sort(first), np.setdiff1d(order, first)
