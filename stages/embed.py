@@ -9,17 +9,19 @@ from pipeline.atomic import atomic_folder
 from pipeline.encoder.embed import embed_to_file
 from pipeline.encoder.runtime import Encoder
 from pipeline.errors import plain_errors
+from pipeline.params.loaded import Loaded
 from pipeline.params.reader import load_params
 
 
 def main() -> None:
+    loaded = Loaded("embed", section="embed")
     params = load_params().embed
     data = Artifacts()
     encoder = Encoder.open(data.encoder, params.device)
     untrained = Encoder.open(data.untrained_encoder, params.device)
     print(f"onnxruntime runs on {encoder.provider}")
     num_images, seconds = 0, 0.0
-    with atomic_folder(data.embeddings) as folder:
+    with atomic_folder(data.embeddings, loaded.check) as folder:
         (folder / data.untrained_embeddings.name).mkdir()
         for split in data.splits():
             images = data.read_images(split)

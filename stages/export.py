@@ -14,6 +14,7 @@ from pipeline.encoder.runtime import Encoder
 from pipeline.errors import plain_errors
 from pipeline.images import INTERPOLATION, RESIZE_RULE
 from pipeline.params.export import Export
+from pipeline.params.loaded import Loaded
 from pipeline.params.reader import load_params
 
 
@@ -40,10 +41,11 @@ def export(backbone: Path, encoder: Path, params: Export) -> Parity:
 
 
 def main() -> None:
+    loaded = Loaded("export", section="export")
     params = load_params().export
     data = Artifacts()
     started = time.perf_counter()
-    with atomic_folder(data.encoders) as folder:
+    with atomic_folder(data.encoders, loaded.check) as folder:
         export(data.untrained_backbone, folder / data.untrained_encoder.name, params)
         parity = export(data.backbone, folder / data.encoder.name, params)
     write_json(data.metrics("export"), {"opset": OPSET} | asdict(parity))

@@ -5,16 +5,18 @@ import faiss
 from pipeline.artifacts import Artifacts, sha256_of, write_json
 from pipeline.atomic import atomic_folder
 from pipeline.errors import plain_errors
+from pipeline.params.loaded import Loaded
 from pipeline.params.reader import load_params
 from pipeline.search.index import make_index, write_index
 
 
 def main() -> None:
+    loaded = Loaded("index", section="index")
     params = load_params().index
     data = Artifacts()
     embeddings = [data.read_embeddings(split) for split in data.splits()]
     index, card, queries_per_s = make_index(embeddings, params, sha256_of(data.encoder))
-    with atomic_folder(data.indexes) as folder:
+    with atomic_folder(data.indexes, loaded.check) as folder:
         write_index(index, card, folder)
     write_json(
         data.metrics("index"),
