@@ -4,6 +4,7 @@ Who reads meanwhile sees the old one or the new one, whole. A process that is ki
 one of the two, and the next write clears up after it.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -125,6 +126,16 @@ def recover(path: Path) -> None:
     if previous.exists() and not path.exists():
         previous.rename(path)
     shutil.rmtree(previous, ignore_errors=True)
+
+
+def recover_if_free(path: Path) -> None:
+    """For who reads `path`: puts it back, if its swap was cut short and nobody is at it now."""
+    if not path.exists() and _previous(path).exists():
+        with (
+            contextlib.suppress(MachineError, OSError),
+            lock(path),
+        ):  # who writes it recovers it; or read-only
+            recover(path)
 
 
 def _swap(partial: Path, path: Path) -> None:

@@ -4,7 +4,7 @@ import time
 
 import onnxruntime
 
-from pipeline.artifacts import Artifacts, write_json
+from pipeline.artifacts import Artifacts, sha256_of, write_json
 from pipeline.atomic import atomic_folder
 from pipeline.encoder.embed import embed_to_file
 from pipeline.encoder.runtime import Encoder
@@ -36,6 +36,10 @@ def main() -> None:
                 folder / data.untrained_embeddings.name / f"{split}.npy",
                 f"embed {split}, untrained",
             )
+        write_json(
+            folder / data.embeddings_card.name,
+            {data.encoder.name: encoder.sha256, data.manifest.name: sha256_of(data.manifest)},
+        )
     write_json(
         data.speed("embed"),
         {

@@ -110,15 +110,24 @@ def test_an_unknown_device_is_one_line(small_chain: Path, digit: Path) -> None:
 
 def test_an_index_of_another_encoder_is_one_line(chain_copy: Path, digit: Path) -> None:
     data = Artifacts(chain_copy / "data")
-    shutil.copy(data.untrained_encoder, data.encoder)
+    shutil.copy(data.untrained_encoder, data.index / "encoder.onnx")
     line = fails(2, "lookalike", "query", str(digit), cwd=chain_copy)
-    assert line.startswith("data/index/images.faiss: built with encoder ")
-    assert line.endswith(": run 'dvc repro index'")
+    assert line.startswith("data/index/encoder.onnx: is ")
+    assert line.endswith("copy the whole folder again, or run 'dvc repro --force index'")
+
+
+def test_the_index_folder_answers_alone_wherever_it_is(
+    small_chain: Path, digit: Path, tmp_path: Path
+) -> None:
+    expected = run_lookalike("query", str(digit), "--json", cwd=small_chain).stdout
+    shutil.copytree(small_chain / "data/index", tmp_path / "alone")
+    answered = run_lookalike("query", str(digit), "--json", "--index", "alone", cwd=tmp_path).stdout
+    assert answered == expected
 
 
 def test_a_folder_without_the_chains_outputs_says_what_to_run(tmp_path: Path, digit: Path) -> None:
     line = fails(2, "lookalike", "query", str(digit), cwd=tmp_path)
-    assert line == "data/encoder/encoder.onnx: missing, stage 'export' makes it: run 'dvc repro export'"
+    assert line == "data/index/index.json: missing, stage 'index' makes it: run 'dvc repro index'"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,9 @@ def query(
     gallery: Annotated[
         Path | None, typer.Option(metavar="PICTURE", help="Draw queries and neighbours to this file.")
     ] = None,
-    data: Annotated[Path, typer.Option(metavar="FOLDER", help="Outputs of the chain.")] = Path("data"),
+    index: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="The index folder: of the chain, or a copy of one.")
+    ] = Path("data/index"),
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What the encoder runs on.")] = "auto",
 ) -> None:
     """Prints the images of the collection that look most like IMAGE.
@@ -34,21 +36,22 @@ def query(
       lookalike query photo.png
       lookalike query a.png b.png -k 5 --json
       lookalike query photo.png --gallery neighbours.png
+      lookalike query photo.png --index /backup/index
     """
     from pipeline.images import read_image
     from pipeline.search.image_index import ImageIndex
 
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device: {device!r} is none of auto, cpu, cuda")
-    index = ImageIndex.open(data, device)  # type: ignore[arg-type]
+    opened = ImageIndex.open(index, device)  # type: ignore[arg-type]
     # every file is read before the first answer, so that a bad one stops the command before it prints
-    queries = [read_image(path, index.encoder.image_size) for path in images]
-    answers = [index.neighbors(pixels, k) for pixels in queries]
+    queries = [read_image(path, opened.encoder.image_size) for path in images]
+    answers = opened.answers(queries, k)
     if gallery is not None:
         from pipeline.pictures import write_picture
         from pipeline.report.gallery import draw_gallery
 
-        write_picture(draw_gallery(index, queries, answers), gallery)
+        write_picture(draw_gallery(opened.pictures(), queries, answers), gallery)
     if as_json:
         found = [
             {"query": str(path), "neighbors": [asdict(neighbor) for neighbor in answer]}

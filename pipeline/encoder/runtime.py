@@ -44,7 +44,7 @@ class Encoder:
         self.provider: str = session.get_providers()[0]
 
     @classmethod
-    def open(cls, path: Path, device: "Device" = "auto") -> Self:
+    def open(cls, path: Path | str, device: "Device" = "auto") -> Self:
         """Loads an encoder.
 
         Args:
@@ -55,7 +55,7 @@ class Encoder:
             UserError: the file is missing, damaged or no encoder of this project.
             MachineError: `cuda` was asked for and onnxruntime would run on something else.
         """
-        existing(path, made_by="export")
+        path = existing(Path(path), made_by="export")
         chosen = device if device != "auto" else ("cuda" if _has_cuda() else "cpu")
         if chosen == "cuda":
             onnxruntime.preload_dlls()  # from the nvidia packages, or the system's
