@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.atomic import atomic_file
+from pipeline.atomic import atomic_file, writer
 from pipeline.errors import UserError, damaged_output, missing_output
 
 if TYPE_CHECKING:
@@ -139,6 +139,13 @@ class Artifacts:
     def read_collection(self) -> dict[str, Any]:
         """What stands in collection.json: name, image_size, class_names, num_images by split, hash."""
         return read_json(self.collection, made_by="fetch")
+
+
+def stages_under_way(data: Artifacts | None = None) -> list[tuple[Path, int]]:
+    """The folders that a stage is writing now, and the processes that do."""
+    data = data or Artifacts()
+    folders = (data.images, data.pretrain, data.encoders, data.embeddings, data.index)
+    return [(folder, process) for folder in folders if (process := writer(folder)) is not None]
 
 
 class Stacked:
