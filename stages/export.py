@@ -7,6 +7,7 @@ from pathlib import Path
 import onnxruntime
 import torch
 
+from models.backbones import published_width
 from pipeline.artifacts import Artifacts, write_json
 from pipeline.atomic import atomic_folder
 from pipeline.encoder.export import OPSET, Parity, check_parity, export_onnx, load_backbone
@@ -28,7 +29,7 @@ def export(backbone: Path, encoder: Path, params: Export) -> Parity:
         | card
         | {
             "backbone": backbone_card["name"],
-            "width": backbone_card["width"],
+            "width": backbone_card["width"] or published_width(backbone_card["name"]),
             "resize": RESIZE_RULE,
             "interpolation": INTERPOLATION,
         }

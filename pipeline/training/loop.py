@@ -188,7 +188,7 @@ class _Run:
         state.history.append(state.log.row(state.epoch, lr) | self._watch.measure())
         self._show_epoch(progress)
         self._on_epoch(state.history)
-        check_collapse(state.history[-1], self._params)
+        check_collapse(state.history[-1], self._params, self._learner.backbone.feature_dim)
         if self._params.early_stopping.patience is not None:
             state.keep_best(self._learner.backbone.module)
         state.end_epoch()
