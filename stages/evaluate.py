@@ -15,6 +15,7 @@ from pipeline.evaluation.labelled import Labelled, Scores
 from pipeline.evaluation.pixels import is_grey, pixel_side, small_pixels
 from pipeline.evaluation.protocols import evaluate
 from pipeline.evaluation.spread import spread
+from pipeline.params.loaded import Loaded
 from pipeline.params.reader import load_params
 from pipeline.training.machine import choose_device, make_deterministic
 
@@ -22,6 +23,7 @@ _SPREAD_SAMPLE = 2000  # images; effective rank and uniformity compare every pai
 
 
 def main() -> None:
+    loaded = Loaded("evaluate", section="evaluate")
     params = load_params().evaluate
     data = Artifacts()
     labels = labels_by_split(data)
@@ -44,6 +46,7 @@ def main() -> None:
             scores = evaluate(seen, asked, class_names, params, device)
             print(one_line(subject, scores), flush=True)
         figures[subject] = scores | {"spread": spread(features("train", np.sort(sample)))}
+    loaded.check()
     write_json(data.metrics("evaluate"), figures)
     write_json(
         data.speed("evaluate"),
