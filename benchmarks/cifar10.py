@@ -27,9 +27,10 @@ from pipeline.artifacts import Artifacts
 from pipeline.collection.ingest import ingest
 from pipeline.collection.sources.folder import folder
 from pipeline.errors import plain_errors
+from pipeline.evaluation.draws import split_stratified
 from pipeline.evaluation.knn import normalize
 from pipeline.evaluation.labelled import Labelled
-from pipeline.evaluation.linear_probe import score_linear, split_stratified
+from pipeline.evaluation.linear_probe import score_linear
 from pipeline.evaluation.protocols import score_knn
 from pipeline.params.reader import PARAMS_FILE, Params, check_params, parse_yaml
 from pipeline.recipes import DEFAULT, lay_over, parse_setting, read_recipe
@@ -78,20 +79,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         data = Artifacts(Path(scratch))
         data.images.mkdir(parents=True)
-        ingested = ingest(folder(params.dataset), params.dataset, data.images)
+        collection = folder(params.dataset)
+        ingested = ingest(collection, params.dataset, data.images)
         entries = [image.entry for image in ingested.accepted]
         images = {split: np.asarray(data.read_images(split)) for split in ("train", "test")}
         labels = {
             split: np.array([entry.label for entry in entries if entry.split == split]) for split in images
         }
     if args.validate:
-        rows = split_stratified(labels["train"], len(labels["train"]) // VALIDATION_SHARE, seed=0)
+        num_learned = len(labels["train"]) - len(labels["train"]) // VALIDATION_SHARE
+        rows = split_stratified(labels["train"], num_learned, seed=0)
         images = {split: images["train"][part] for split, part in zip(images, rows, strict=True)}
         labels = {split: labels["train"][part] for split, part in zip(labels, rows, strict=True)}
 
     if args.images is not None:
         for split, known in labels.items():
-            rows, _ = split_stratified(known, max(0, len(known) - args.images), seed=0)
+            rows, _ = split_stratified(known, args.images, seed=0)
             images[split], labels[split] = images[split][rows], known[rows]
 
     started = time.perf_counter()
@@ -100,13 +103,13 @@ def main() -> None:
     what = " ".join([args.recipe, *args.settings])
     how = f"{len(images['train'])} images, {run.views_per_s:.0f} views/s, {run.device}, {run.precision}"
     print(f"{what}: {minutes:.1f} min, {run.seconds / 60:.1f} of them steps, {how}", flush=True)
-    num_classes = int(labels["train"].max()) + 1
+    device = choose_device(params.evaluate.device, "evaluate.device")
     for name, weights in (("trained", run.backbone), ("untrained", run.untrained)):
         bank, queries = (
             Labelled(features_of(weights, run, images[split], params), labels[split]) for split in images
         )
-        knn = score_knn(bank, queries, num_classes, params.evaluate.knn)["top1"]
-        linear = score_linear(bank, queries, params.evaluate.linear, params.evaluate.linear.seed)["top1"]
+        knn = score_knn(bank, queries, collection.class_names, params.evaluate.knn)["top1"]
+        linear = score_linear(bank, queries, collection.class_names, params.evaluate.linear, device)["top1"]
         part = "a held-out tenth of train" if args.validate else "test"
         print(f"{name}: kNN {knn:.4f}, linear {linear:.4f} on {part}", flush=True)
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
@@ -39,6 +40,7 @@ from pipeline.params.pretrain import Pretrain
 from pipeline.params.reader import PARAMS_FILE, Params, check_params, parse_yaml, read_text
 from pipeline.recipes import lay_over, parse_setting
 from pipeline.training.loop import train
+from pipeline.training.machine import choose_device
 from pipeline.training.resuming.run_key import run_key
 
 HELD_OUT_FRACTION = 0.2
@@ -69,10 +71,10 @@ def main() -> None:
 
     runs = list(product(args.methods, args.precisions, args.seeds))
     params = [with_settings([*args.settings, *chosen(*run)]) for run in runs]
-    collection, train_split, test_split = read_collection(params[0])
+    collection, class_names, train_split, test_split = read_collection(params[0])
     if args.held_out:
         train_split, test_split = hold_out(train_split)
-    rows = [score_pixels(train_split, test_split, params[0])]
+    rows = [score_pixels(train_split, test_split, class_names, params[0])]
     for number, (run, run_params) in enumerate(zip(runs, params, strict=True), start=1):
         what = dict(zip(("method", "precision", "seed"), run, strict=True)) | {"settings": args.settings}
         # the images that are trained on are told apart by their labels, which the key takes in
@@ -80,7 +82,7 @@ def main() -> None:
         known = [row for row in read_rows(args.output) if row["key"] == key]
         if not known:
             print(f"run {number} of {len(runs)}: {' '.join(map(str, run))}", flush=True)
-            known = [what | {"key": key} | train_and_score(train_split, test_split, run_params)]
+            known = [what | {"key": key} | train_and_score(train_split, test_split, class_names, run_params)]
             add_row(args.output, known[0])
         rows.append(what | known[0])
     part = "a held-out fifth of the training images" if args.held_out else "the test images"
@@ -103,18 +105,19 @@ def with_settings(settings: Sequence[str]) -> Params:
     return check_params(parse_yaml(text, PARAMS_FILE), PARAMS_FILE)
 
 
-def read_collection(params: Params) -> tuple[dict[str, Any], Split, Split]:
-    """What tells the collection from another, and its images to learn from and to score on."""
+def read_collection(params: Params) -> tuple[dict[str, Any], tuple[str, ...], Split, Split]:
+    """What tells the collection from another, its classes, its images to learn from and to score on."""
     with tempfile.TemporaryDirectory() as scratch:
         data = Artifacts(Path(scratch))
         data.images.mkdir(parents=True)
-        ingested = ingest(SOURCES[params.dataset.name](params.dataset), params.dataset, data.images)
+        collection = SOURCES[params.dataset.name](params.dataset)
+        ingested = ingest(collection, params.dataset, data.images)
         splits = []
         for split in ("train", "test"):
             labels = [image.entry.label for image in ingested.accepted if image.entry.split == split]
             splits.append((np.array(data.read_images(split)), np.array(labels)))
     identity = {"sha256": [image.sha256 for image in ingested.accepted]} | params.dataset.model_dump()
-    return identity, splits[0], splits[1]
+    return identity, collection.class_names, splits[0], splits[1]
 
 
 def hold_out(split: Split) -> tuple[Split, Split]:
@@ -126,7 +129,7 @@ def hold_out(split: Split) -> tuple[Split, Split]:
     return learned, scored
 
 
-def train_and_score(train_split: Split, test_split: Split, params: Params) -> Row:
+def train_and_score(train_split: Split, test_split: Split, class_names: Sequence[str], params: Params) -> Row:
     """One run: every protocol's figures on the features as the encoder ships them, and what it took."""
     started = time.perf_counter()
     run = train(*train_split, params.pretrain)
@@ -136,14 +139,14 @@ def train_and_score(train_split: Split, test_split: Split, params: Params) -> Ro
         for images, labels in (train_split, test_split)
     )
     return {
-        "scores": evaluate(bank, queries, params.evaluate),
+        "scores": evaluate(bank, queries, class_names, params.evaluate, device_of(params)),
         "seconds": round(seconds, 1),
         "views_per_s": round(run.views_per_s, 1),
         "last_epoch": run.history[-1],
     }
 
 
-def score_pixels(train_split: Split, test_split: Split, params: Params) -> Row:
+def score_pixels(train_split: Split, test_split: Split, class_names: Sequence[str], params: Params) -> Row:
     """What costs nothing, to compare with."""
     grey = is_grey(train_split[0])
     side = pixel_side(len(train_split[0]) + len(test_split[0]))
@@ -151,7 +154,13 @@ def score_pixels(train_split: Split, test_split: Split, params: Params) -> Row:
         Labelled(small_pixels(images, np.arange(len(images)), grey=grey, largest=side), labels)
         for images, labels in (train_split, test_split)
     )
-    return {"method": PIXELS, "precision": "", "scores": evaluate(bank, queries, params.evaluate)}
+    scores = evaluate(bank, queries, class_names, params.evaluate, device_of(params))
+    return {"method": PIXELS, "precision": "", "scores": scores}
+
+
+def device_of(params: Params) -> torch.device:
+    """What the probes are fitted on."""
+    return choose_device(params.evaluate.device, "evaluate.device")
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -83,7 +83,11 @@ def subjects(
 def say_what_is_left_out(
     train: NDArray[np.int64], test: NDArray[np.int64], class_names: list[str]
 ) -> tuple[dict[str, Any], bool]:
-    """Prints what the labels do not allow; returns what stands beside the subjects, and if any protocol is left."""
+    """Prints what the labels do not allow.
+
+    Returns:
+        What stands beside the subjects, and whether any protocol is left.
+    """
     without = left_out(train, test)
     for reason in dict.fromkeys(without.values()):
         protocols = ", ".join(protocol for protocol in without if without[protocol] == reason)

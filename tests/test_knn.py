@@ -7,7 +7,8 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from pipeline.errors import UserError
-from pipeline.evaluation.knn import knn_scores, nearest, normalize, topk_accuracy
+from pipeline.evaluation import knn as module
+from pipeline.evaluation.knn import class_ranks, knn_ranks, knn_votes, nearest, normalize
 
 
 def test_the_nearest_are_those_of_scikit_learn() -> None:
@@ -20,15 +21,27 @@ def test_the_nearest_are_those_of_scikit_learn() -> None:
     np.testing.assert_allclose(similarities, 1 - distances, atol=1e-5)
 
 
-def test_a_query_never_finds_itself() -> None:
+@pytest.mark.parametrize("k", [1, 3, 40])
+def test_blocks_of_any_size_find_the_same_and_of_equals_the_smaller_row(
+    k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(0)
-    bank = normalize(rng.standard_normal((50, 4)).astype(np.float32))
-    own_rows = np.array([3, 49, -1], dtype=np.int64)
-    queries = np.concatenate([bank[[3, 49]], bank[[10]]])
-    _, rows = nearest(queries, bank, 49, own_rows)
-    assert 3 not in rows[0]
-    assert 49 not in rows[1]
-    assert rows[2, 0] == 10  # not declared as its own row, so it is found
+    bank = rng.integers(-1, 2, (40, 3)).astype(np.float32)  # few values: many rows are alike, some are zero
+    queries = rng.integers(-1, 2, (30, 3)).astype(np.float32)
+    exact = np.array([[cosine(query, row) for row in bank] for query in queries])
+    expected = np.argsort(-exact.round(6), axis=1, kind="stable")[:, :k]
+    for queries_at_once, block_bytes in ((1024, 16 << 20), (7, 4 * 7 * 3), (1, 4)):
+        monkeypatch.setattr(module, "_QUERIES_AT_ONCE", queries_at_once)
+        monkeypatch.setattr(module, "_BLOCK_BYTES", block_bytes)
+        cosines, rows = nearest(queries, bank, k)
+        np.testing.assert_array_equal(np.sort(cosines)[:, ::-1], cosines)
+        np.testing.assert_allclose(np.take_along_axis(exact, rows, 1), cosines, atol=1e-6)
+        np.testing.assert_array_equal(rows, expected)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:  # type: ignore[type-arg]
+    lengths = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
+    return float(a @ b) / lengths if lengths else 0.0
 
 
 @pytest.mark.parametrize("k", [0, 4])
@@ -41,23 +54,34 @@ def test_k_out_of_range_is_refused(k: int) -> None:
 def test_votes_weigh_what_the_paper_says() -> None:
     similarities = np.array([[0.9, 0.8, 0.7]], dtype=np.float32)
     labels = np.array([[2, 0, 0]])
-    scores = knn_scores(similarities, labels, num_classes=3, temperature=0.1)[0]
+    votes = knn_votes(similarities, labels, num_classes=3, temperature=0.1)[0]
     weights = [math.exp(s / 0.1) for s in (0.9, 0.8, 0.7)]
-    expected = np.array([weights[1] + weights[2], 0, weights[0]]) / weights[0]
-    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    expected = np.array([(weights[1] + weights[2]) / weights[0], -math.inf, 1])
+    np.testing.assert_allclose(votes, expected, rtol=1e-5)
     # one near neighbour outvotes two far ones, until the temperature makes all alike
-    assert scores.argmax() == 2
-    assert knn_scores(similarities, labels, 3, temperature=10.0)[0].argmax() == 0
+    assert votes.argmax() == 2
+    assert knn_votes(similarities, labels, 3, temperature=10.0)[0].argmax() == 0
 
 
 def test_a_tiny_temperature_does_not_overflow() -> None:
     similarities = np.array([[1.0, 0.5]], dtype=np.float32)
-    scores = knn_scores(similarities, np.array([[1, 0]]), num_classes=2, temperature=1e-4)
-    np.testing.assert_array_equal(scores, [[0, 1]])
+    votes = knn_votes(similarities, np.array([[1, 0]]), num_classes=2, temperature=1e-4)
+    np.testing.assert_array_equal(votes, [[0, 1]])
 
 
-def test_top_k_accuracy_on_a_table_made_by_hand() -> None:
-    scores = np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2], [0.2, 0.3, 0.5]])
-    labels = np.array([1, 1, 0])
-    assert [topk_accuracy(scores, labels, k) for k in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])
-    assert topk_accuracy(scores, labels, 5) == 1  # more than there are classes
+def test_ranks_on_a_table_made_by_hand() -> None:
+    scores = np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2], [0.2, 0.3, 0.5], [0.4, 0.4, 0.4], [0.4, 0.4, 0.4]])
+    labels = np.array([1, 1, 0, 0, 2])
+    np.testing.assert_array_equal(class_ranks(scores, labels), [0, 1, 2, 0, 2])
+    # a class that has no column is behind all of them
+    np.testing.assert_array_equal(class_ranks(scores[:1], np.array([-1])), [3])
+
+
+def test_no_class_without_a_vote_is_among_the_five_best() -> None:
+    # nine classes, and the three neighbours are of two of them: the right one, 1, has no vote
+    bank = np.eye(9, dtype=np.float32) + 1
+    labels = np.array([0, 2, 2, 3, 4, 5, 6, 7, 8])
+    query = bank[:3].mean(axis=0, keepdims=True)
+    ranks = knn_ranks(query, np.array([1]), bank, labels, num_classes=9, k=3, temperature=0.07)
+    assert ranks[0] >= 5
+    assert knn_ranks(query, np.array([0]), bank, labels, num_classes=9, k=3, temperature=0.07)[0] == 1

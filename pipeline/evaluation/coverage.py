@@ -67,11 +67,7 @@ def remarks(train: NDArray[np.int64], test: NDArray[np.int64], class_names: Sequ
         "only in training, so that none of them is scored": np.setdiff1d(train, test),
         "with one labelled training image": classes[counts == 1],
     }
-    return [
-        f"{len(rare):,} of the classes {what}: {_some(rare, class_names)}"
-        for what, rare in found.items()
-        if len(rare)
-    ]
+    return [f"classes {what}: {_some(rare, class_names)}" for what, rare in found.items() if len(rare)]
 
 
 def _some(labels: NDArray[np.int64], class_names: Sequence[str]) -> str:

@@ -16,8 +16,8 @@ _MEMORY = 10  # steps that L-BFGS remembers; scikit-learn's, by way of SciPy's `
 _MOST_TRIALS = 20  # of a step's length; as SciPy's `maxls`
 _SLOPE_KEPT = 0.8  # a step is too long that ends as steep uphill; Hager and Zhang 2005, approximate Wolfe
 _NOISE = 1e-7  # of a loss in float32, relative
-# Both passes over a block of rows find it in the cache: of 32,768 x 2,881, blocks of 6 and 24 MB took 0.14 and
-# 0.15 s for three fits of ten classes, 377 MB at once 0.25 s.
+# Both passes over a block of rows find it in the cache: of 32,768 x 2,881, blocks of 6 and 24 MB took 0.14
+# and 0.15 s for three fits of ten classes, 377 MB at once 0.25 s.
 _BLOCK_BYTES = 16 << 20
 
 
@@ -207,7 +207,7 @@ def _first_scale(gradient: Tensor, past: Sequence[tuple[Tensor, Tensor, Tensor]]
 def _step(
     problems: _Problems, weights: Tensor, loss: Tensor, gradient: Tensor, direction: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Each problem as far along its direction as its loss falls: weights, loss, gradient, whether it moved."""
+    """Each problem as far as its loss falls along its direction: weights, loss, gradient, if it moved."""
     slope = _dot(gradient, direction)
     length = torch.ones_like(loss)
     is_waiting = slope < 0

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipeline.errors import UserError
 from pipeline.evaluation.coverage import FEW_LABELS, left_out
 from pipeline.evaluation.figures import class_figures
 from pipeline.evaluation.knn import knn_ranks
@@ -60,11 +59,7 @@ def score_knn(train: Labelled, test: Labelled, class_names: Sequence[str], param
 
     Source: Wu et al. 2018, arXiv:1805.01978, sec. 3.4.
     """
-    if params.k > len(train.labels):
-        raise UserError(
-            f"params.yaml: evaluate.knn.k: {params.k:,} should be at most {len(train.labels):,}, the labelled "
-            "training images"
-        )
+    params.check_bank(len(train.labels))
     ranks = knn_ranks(
         test.features,
         test.labels,

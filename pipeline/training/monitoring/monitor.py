@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.backbones import Backbone
 from pipeline.artifacts import UNLABELLED
-from pipeline.evaluation.knn import knn_scores, nearest, normalize, topk_accuracy
+from pipeline.evaluation.knn import knn_ranks
 from pipeline.evaluation.spread import spread
 from pipeline.params.pretrain import Monitor, Pretrain
 from pipeline.params.pretrain_views import Views
@@ -111,17 +111,19 @@ class Watch:
             return spread(features(self.train_rows[:_SPREAD_SAMPLE]))
         bank, queries = features(self._bank_rows), features(self._holdout_rows)
         labels = self._labels[self._holdout_rows]
-        similarities, neighbors = nearest(normalize(queries), normalize(bank), min(self._k, len(bank)))
-        votes = knn_scores(
-            similarities,
-            self._labels[self._bank_rows][neighbors],
-            int(self._labels.max()) + 1,
-            _KNN_TEMPERATURE,
+        ranks = knn_ranks(
+            queries,
+            labels,
+            bank,
+            self._labels[self._bank_rows],
+            num_classes=int(self._labels.max()) + 1,
+            k=min(self._k, len(bank)),
+            temperature=_KNN_TEMPERATURE,
         )
         device = self._mean.device
         on_device = torch.from_numpy(queries).to(device), torch.from_numpy(labels).to(device)
         return {
-            "knn_top1": topk_accuracy(votes, labels, 1),
+            "knn_top1": float((ranks < 1).mean()),
             "probe_top1": self.probe.accuracy(*on_device),
         } | spread(bank[:_SPREAD_SAMPLE])
 
