@@ -111,7 +111,11 @@ class Artifacts:
         return read_array(self.images / f"{split}.npy", made_by="fetch")
 
     def read_embeddings(self, split: str, *, untrained: bool = False) -> NDArray[np.float32]:
-        """Memory-mapped embeddings of a split, float32 [N, D], L2-normalised."""
+        """Memory-mapped embeddings of a split, float32 [N, D], L2-normalised.
+
+        Of the untrained network there are those of the scored images alone: N is the number of
+        `pipeline.evaluation.scored.Scored.features_of`.
+        """
         folder = self.untrained_embeddings if untrained else self.embeddings
         return read_array(folder / f"{split}.npy", made_by="embed")
 

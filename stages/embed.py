@@ -1,7 +1,8 @@
-"""DVC stage `embed`: every image through the encoder, to data/embeddings/."""
+"""DVC stage `embed`: every image through the encoder, and through the untrained one where it is scored."""
 
 import time
 
+import numpy as np
 import onnxruntime
 
 from pipeline.artifacts import Artifacts, sha256_of, write_json
@@ -9,6 +10,7 @@ from pipeline.atomic import atomic_folder
 from pipeline.encoder.embed import embed_to_file
 from pipeline.encoder.runtime import Encoder
 from pipeline.errors import plain_errors
+from pipeline.evaluation.scored import scored_images
 from pipeline.params.loaded import Loaded
 from pipeline.params.reader import load_params
 
@@ -20,22 +22,23 @@ def main() -> None:
     encoder = Encoder.open(data.encoder, params.device)
     untrained = Encoder.open(data.untrained_encoder, params.device)
     print(f"onnxruntime runs on {encoder.provider}")
+    scored = scored_images(data.read_manifest())
     num_images, seconds = 0, 0.0
     with atomic_folder(data.embeddings, loaded.check) as folder:
         (folder / data.untrained_embeddings.name).mkdir()
         for split in data.splits():
             images = data.read_images(split)
             started = time.perf_counter()
-            embed_to_file(encoder, images, params.batch_size, folder / f"{split}.npy", f"embed {split}")
+            every = np.arange(len(images))
+            path = folder / f"{split}.npy"
+            embed_to_file(encoder, images, every, params.batch_size, path, f"embed {split}")
             seconds += time.perf_counter() - started
             num_images += len(images)
-            embed_to_file(
-                untrained,
-                images,
-                params.batch_size,
-                folder / data.untrained_embeddings.name / f"{split}.npy",
-                f"embed {split}, untrained",
-            )
+            rows = scored.features_of(split)
+            if len(rows):
+                path = folder / data.untrained_embeddings.name / path.name
+                what = f"embed {split}, untrained"
+                embed_to_file(untrained, images, rows, params.batch_size, path, what)
         write_json(
             folder / data.embeddings_card.name,
             {data.encoder.name: encoder.sha256, data.manifest.name: sha256_of(data.manifest)},

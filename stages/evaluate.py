@@ -8,44 +8,44 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.artifacts import UNLABELLED, Artifacts, write_json
+from pipeline.artifacts import Artifacts, write_json
 from pipeline.errors import plain_errors
 from pipeline.evaluation.coverage import PROTOCOLS, label_figures, left_out, remarks
 from pipeline.evaluation.labelled import Labelled, Scores
 from pipeline.evaluation.pixels import is_grey, pixel_side, small_pixels
 from pipeline.evaluation.protocols import evaluate
+from pipeline.evaluation.scored import Scored, scored_images
 from pipeline.evaluation.spread import spread
 from pipeline.params.loaded import Loaded
 from pipeline.params.reader import load_params
 from pipeline.training.machine import choose_device, make_deterministic
 
-_SPREAD_SAMPLE = 2000  # images; effective rank and uniformity compare every pair
+Features = NDArray[np.float32]
 
 
 def main() -> None:
     loaded = Loaded("evaluate", section="evaluate")
     params = load_params().evaluate
     data = Artifacts()
-    labels = labels_by_split(data)
+    data.check_embeddings()
     class_names = data.read_collection()["class_names"]
     device = choose_device(params.device, "evaluate.device")
     make_deterministic(params.linear.seed)
-    known = {split: np.flatnonzero(of_split != UNLABELLED) for split, of_split in labels.items()}
-    train, test = (labels[split][rows] for split, rows in known.items())
+    scored = scored_images(data.read_manifest())
+    train, test = scored.labels["train"], scored.labels["test"]
     figures, can_score = say_what_is_left_out(train, test, class_names)
-    sample = np.random.default_rng(params.linear.seed).permutation(len(labels["train"]))[:_SPREAD_SAMPLE]
 
     started = time.perf_counter()
-    for subject, features in subjects(data, pixel_side(len(train) + len(test))).items():
+    for subject, features in subjects(data, scored).items():
         scores: dict[str, Scores] = {}
         if can_score:
             seen, asked = (
-                Labelled(features(split, known[split]), of_split)
-                for split, of_split in (("train", train), ("test", test))
+                Labelled(features(split, scored.rows[split]), scored.labels[split])
+                for split in ("train", "test")
             )
             scores = evaluate(seen, asked, class_names, params, device)
             print(one_line(subject, scores), flush=True)
-        figures[subject] = scores | {"spread": spread(features("train", np.sort(sample)))}
+        figures[subject] = scores | {"spread": spread(features("train", scored.sample))}
     loaded.check()
     write_json(data.metrics("evaluate"), figures)
     write_json(
@@ -58,24 +58,19 @@ def main() -> None:
     )
 
 
-def labels_by_split(data: Artifacts) -> dict[str, NDArray[np.int64]]:
-    """The labels of train and test, or -1; no rows for a split that the collection has not."""
-    manifest = data.read_manifest()
-    return {
-        split: manifest.loc[manifest["split"] == split, "label"].to_numpy(dtype=np.int64)
-        for split in ("train", "test")
-    }
-
-
-def subjects(
-    data: Artifacts, side: int
-) -> dict[str, Callable[[str, NDArray[np.int64]], NDArray[np.float32]]]:
-    """What is scored: the features of some rows of a split, float32 [len(rows), D]."""
+def subjects(data: Artifacts, scored: Scored) -> dict[str, Callable[[str, NDArray[np.int64]], Features]]:
+    """What is scored: the features of some of the scored rows of a split, float32 [len(rows), D]."""
     splits = [split for split in ("train", "test") if split in data.splits()]
     grey = all(is_grey(data.read_images(split)) for split in splits)
+    side = pixel_side(sum(len(labels) for labels in scored.labels.values()))
+
+    def untrained(split: str, rows: NDArray[np.int64]) -> Features:
+        embedded = np.searchsorted(scored.features_of(split), rows)
+        return data.read_embeddings(split, untrained=True)[embedded]
+
     return {
         "encoder": lambda split, rows: data.read_embeddings(split)[rows],
-        "untrained": lambda split, rows: data.read_embeddings(split, untrained=True)[rows],
+        "untrained": untrained,
         "pixels": lambda split, rows: small_pixels(data.read_images(split), rows, grey=grey, largest=side),
     }
 

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.artifacts import Artifacts
 from tests.conftest import ROOT, SMALL_RUN, change_params, clone_project, repro
-from tests.processes import run
+from tests.processes import fails, run
 
 pytestmark = pytest.mark.slow
 
@@ -142,20 +142,34 @@ def test_embeddings_are_normalised_and_trained_ones_differ(small_chain: Path) ->
 
 def test_evaluate_scores_three_subjects_by_every_protocol(small_chain: Path) -> None:
     scores = json.loads((small_chain / "data/metrics/evaluate.json").read_text())
-    assert set(scores) == {"encoder", "untrained", "pixels"}
-    for subject in scores.values():
-        assert {protocol: set(figures) for protocol, figures in subject.items()} == {
-            "knn": {"top1", "top5"},
-            "linear": {"top1", "top5"},
-            "linear_1pct": {"mean", "std"},
-            "linear_10pct": {"mean", "std"},
-            "retrieval": {"top1", "top5", "precision_at_10", "map"},
+    about_labels = {"majority_share", "num_classes_only_in_test", "num_classes_only_in_train"}
+    assert set(scores) == about_labels | {"encoder", "untrained", "pixels"}
+    assert scores["majority_share"] == 0.1
+    of_classes = {"top1", "top5", "balanced_accuracy"}
+    few = {"mean", "std", "balanced_accuracy", "converged"}
+    for subject in ("encoder", "untrained", "pixels"):
+        assert {protocol: set(figures) for protocol, figures in scores[subject].items()} == {
+            "knn": of_classes | {"recall"},
+            "linear": of_classes | {"recall", "C", "iterations", "converged"},
+            "linear_1pct": few,
+            "linear_10pct": few,
+            "retrieval": of_classes | {"precision_at_10", "map"},
             "spread": {"effective_rank", "uniformity"},
         }
+        assert list(scores[subject]["knn"]["recall"]) == [str(digit) for digit in range(10)]
     # one epoch on small views is enough to be better than nothing
     assert scores["encoder"]["knn"]["top1"] > scores["untrained"]["knn"]["top1"] + 0.05
     # digits: cosine kNN of pixels is 0.936 on this split
     assert scores["pixels"]["knn"]["top1"] == pytest.approx(0.936, abs=0.02)
+
+
+def test_neighbours_that_evaluate_will_not_have_stop_the_training_before_it_begins(chain_copy: Path) -> None:
+    change_params(chain_copy / "params.yaml", {"evaluate.knn.k": 4001})
+    for stage in ("pretrain", "evaluate"):
+        assert fails(2, stage, cwd=chain_copy) == (
+            "params.yaml: evaluate.knn.k: 4,001 should be at most 4,000, the labelled images of the training "
+            "split"
+        )
 
 
 def test_dvc_shows_metrics_and_plots(small_chain: Path) -> None:

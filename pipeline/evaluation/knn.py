@@ -15,13 +15,14 @@ _ROW_BITS = np.uint64(32)  # of an order key
 def normalize(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows of length 1, float32 [N, D]; a row of zeros stays zero."""
     unit: NDArray[np.float32] = features / lengths(features)[:, None]
-    return unit.astype(np.float32)
+    return unit
 
 
 def lengths(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """The length of each row, float32 [N], never zero, in no more memory than that."""
     squares = np.einsum("nd,nd->n", features, features, dtype=np.float64)
-    return np.maximum(np.sqrt(squares), np.finfo(np.float32).tiny).astype(np.float32)
+    found: NDArray[np.float32] = np.sqrt(squares).astype(np.float32)
+    return np.maximum(found, np.finfo(np.float32).tiny)
 
 
 def nearest(
@@ -173,4 +174,5 @@ def class_ranks(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> NDAr
     own = scores[np.arange(len(labels)), labels][:, None]
     is_before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]))
     is_scored = (labels >= 0) & (own[:, 0] > -np.inf)
-    return np.where(is_scored, is_before.sum(axis=1), scores.shape[1])
+    ranks: NDArray[np.int64] = np.where(is_scored, is_before.sum(axis=1), scores.shape[1])
+    return ranks

@@ -138,4 +138,4 @@ def _choose(
         for block, scores in tried.scores(train.features[validation], number):
             is_right = scores.argmax(axis=2) == train.labels[validation][block]
             num_right[number] += is_right.sum(axis=1)
-    return num_right.argmax(axis=1), tried.converged.all(axis=1)
+    return num_right.argmax(axis=1), np.asarray(tried.converged.all(axis=1))

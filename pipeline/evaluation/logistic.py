@@ -146,7 +146,7 @@ class _Problems:
         for block in _blocks(num_rows, num_sets * max(width, num_columns)):
             x = self.rows[:, block]
             is_label = (self.labels[:, block, None] == classes)[:, :, None]  # [S, rows, 1, K]
-            logits = (x @ columns.mT).unflatten(2, (num_strengths, num_classes))
+            logits = (x @ columns.mT).view(num_sets, -1, num_strengths, num_classes)
             log_sum = logits.logsumexp(dim=3, keepdim=True)
             own = logits.masked_fill(~is_label, 0).sum(dim=3, keepdim=True)
             loss += (log_sum - own).double().sum(dim=(1, 3))

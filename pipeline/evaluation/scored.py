@@ -1,0 +1,46 @@
+"""Which images are scored: of a collection of millions, mostly few."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.artifacts import UNLABELLED
+
+_SAMPLE = 2000  # images; effective rank and uniformity compare every pair
+_SEED = 0  # of the sample, which is the same for every subject
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The images that stage `evaluate` looks at.
+
+    Attributes:
+        rows: of the labelled images in the arrays of splits `train` and `test`, int64, sorted.
+        labels: theirs.
+        sample: rows of `train` on which the spread is measured, int64, sorted.
+    """
+
+    rows: dict[str, NDArray[np.int64]]
+    labels: dict[str, NDArray[np.int64]]
+    sample: NDArray[np.int64]
+
+    def features_of(self, split: str) -> NDArray[np.int64]:
+        """The rows of a split of which features are asked, sorted: none of `unlabelled`."""
+        nothing = np.empty(0, dtype=np.int64)
+        # without labels in both there is nothing to score, and the spread alone is measured
+        can_score = all(len(of_split) for of_split in self.rows.values())
+        labelled = self.rows.get(split, nothing) if can_score else nothing
+        return np.union1d(labelled, self.sample if split == "train" else nothing)
+
+
+def scored_images(manifest: pd.DataFrame) -> Scored:
+    """What is scored of a collection; a row of the manifest is an image, in the order of the arrays."""
+    labels = {
+        split: manifest.loc[manifest["split"] == split, "label"].to_numpy(dtype=np.int64)
+        for split in ("train", "test")
+    }
+    rows = {split: np.flatnonzero(of_split != UNLABELLED) for split, of_split in labels.items()}
+    sample = np.random.default_rng(_SEED).permutation(len(labels["train"]))[:_SAMPLE]
+    return Scored(rows, {split: labels[split][rows[split]] for split in rows}, np.sort(sample))
