@@ -7,22 +7,20 @@ import time
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from pipeline.artifacts import SCRATCH, UNLABELLED, Artifacts, Stacked, write_json, write_tsv
+from pipeline.artifacts import SCRATCH, Artifacts, Stacked, write_json, write_tsv
 from pipeline.atomic import atomic_folder
 from pipeline.errors import UserError, plain_errors
-from pipeline.params.evaluate import Evaluate
 from pipeline.params.loaded import Loaded
 from pipeline.params.pretrain import Pretrain
 from pipeline.params.reader import load_params
 from pipeline.pictures import write_picture
 from pipeline.training.display.live import LivePlots
 from pipeline.training.display.views_picture import draw_views
-from pipeline.training.guards import machine_errors
+from pipeline.training.guards import check_scoring, machine_errors
 from pipeline.training.loop import TrainingRun, train
 from pipeline.training.resuming.checkpoint import Checkpoints
 from pipeline.training.resuming.kept_runs import folder_md5, prune, recorded_outputs
@@ -34,10 +32,9 @@ CHECKPOINTS = SCRATCH / "checkpoints"
 
 def main() -> None:
     loaded = Loaded("pretrain", section="pretrain")
-    every = load_params()
-    params = every.pretrain
+    params = load_params().pretrain
     data = Artifacts()
-    check_scoring(data.read_manifest(), every.evaluate)
+    check_scoring(load_params(), data.read_manifest())
     collection = data.read_collection()
     images, labels = read_splits(data, params)
     with atomic_folder(data.pretrain, loaded.check) as folder:
@@ -66,18 +63,6 @@ def main() -> None:
         },
     )
     checkpoints.finish(folder_md5(data.pretrain))
-
-
-def check_scoring(manifest: pd.DataFrame, params: Evaluate) -> None:
-    """Hours of training should not end in a stage that cannot score: what it will ask for is asked before.
-
-    Raises:
-        UserError: `evaluate.knn.k` is larger than the labelled training images.
-    """
-    labelled = manifest[manifest["label"] != UNLABELLED].groupby("split")["label"]
-    num_labelled, num_classes = labelled.size(), labelled.nunique()
-    if "test" in num_labelled and num_classes.get("train", 0) > 1:
-        params.knn.check_bank(int(num_labelled["train"]))
 
 
 def read_splits(data: Artifacts, params: Pretrain) -> tuple[Stacked, NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""What stops a run, or warns of it, in plain words: a loss that is no number, a collapse, full memory."""
+"""What stops a run, or warns of it, in plain words: no number for a loss, a collapse, full memory."""
 
 import math
 import sys
@@ -6,16 +6,35 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.artifacts import UNLABELLED
 from pipeline.errors import MachineError, UserError
 from pipeline.params.pretrain import Pretrain
+from pipeline.params.reader import Params
 from pipeline.training.monitoring.epoch_log import Row
 from pipeline.training.plan import Plan
 
 # T batches
+
+
+def check_scoring(params: Params, manifest: pd.DataFrame) -> None:
+    """Hours of training should not end in a stage that cannot score: what it will ask for is asked before.
+
+    Args:
+        params: all of them.
+        manifest: of the collection.
+
+    Raises:
+        UserError: `evaluate.knn.k` is larger than the labelled training images.
+    """
+    labels = manifest[manifest["label"] != UNLABELLED].groupby("split")["label"]
+    num_labelled, num_classes = labels.size(), labels.nunique()
+    if "test" in num_labelled and num_classes.get("train", 0) > 1:
+        params.evaluate.knn.check_bank(int(num_labelled["train"]))
 
 
 def check_finite(
