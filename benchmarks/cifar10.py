@@ -108,7 +108,7 @@ def main() -> None:
         bank, queries = (
             Labelled(features_of(weights, run, images[split], params), labels[split]) for split in images
         )
-        knn = score_knn(bank, queries, collection.class_names, params.evaluate.knn)["top1"]
+        knn = score_knn(bank, queries, collection.class_names, params.evaluate.knn, device)["top1"]
         linear = score_linear(bank, queries, collection.class_names, params.evaluate.linear, device)["top1"]
         part = "a held-out tenth of train" if args.validate else "test"
         print(f"{name}: kNN {knn:.4f}, linear {linear:.4f} on {part}", flush=True)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
 from pipeline.evaluation.knn import knn_ranks, normalize
 from pipeline.evaluation.labelled import Labelled
@@ -22,6 +23,7 @@ from pipeline.params.evaluate import Retrieval
 
 NUM_CLASSES = 100
 K = 10
+CPU = torch.device("cpu")
 
 
 def knn(bank: Labelled, queries: Labelled) -> None:
@@ -33,6 +35,7 @@ def knn(bank: Labelled, queries: Labelled) -> None:
         num_classes=NUM_CLASSES,
         k=K,
         temperature=0.07,
+        device=CPU,
     )
 
 
@@ -43,7 +46,7 @@ def faiss_knn(bank: Labelled, queries: Labelled) -> None:
 
 
 def retrieval(bank: Labelled, queries: Labelled) -> None:
-    score_retrieval(bank, queries, Retrieval(num_queries=1000, seed=0))
+    score_retrieval(bank, queries, Retrieval(num_queries=1000, seed=0), CPU)
 
 
 SIDES: dict[str, Callable[[Labelled, Labelled], None]] = {

@@ -104,12 +104,12 @@ def test_knn_on_points_made_by_hand() -> None:
 
     train = Labelled(points(0, 10, 60, 62, 64), np.array([0, 0, 1, 1, 1]))
     test = Labelled(points(5, 30), np.array([0, 0]))
-    nearest_one = score_knn(train, test, ["a", "b"], Knn(k=1, temperature=0.1))
+    nearest_one = score_knn(train, test, ["a", "b"], Knn(k=1, temperature=0.1), CPU)
     assert nearest_one["top1"] == 1.0
     # with all five and no weights to speak of, the three of class 1 outvote the two
-    assert score_knn(train, test, ["a", "b"], Knn(k=5, temperature=1000.0))["top1"] == 0.0
+    assert score_knn(train, test, ["a", "b"], Knn(k=5, temperature=1000.0), CPU)["top1"] == 0.0
     with pytest.raises(UserError, match=r"evaluate\.knn\.k: 6 should be at most 5, the labelled images"):
-        score_knn(train, test, ["a", "b"], Knn(k=6, temperature=0.1))
+        score_knn(train, test, ["a", "b"], Knn(k=6, temperature=0.1), CPU)
 
 
 def test_retrieval_is_that_of_slow_loops() -> None:
@@ -128,7 +128,7 @@ def test_retrieval_is_that_of_slow_loops() -> None:
                 hits += 1
                 total += hits / rank
         average_precisions.append(total / hits)
-    scores = score_retrieval(train, test, Retrieval(num_queries=1000, seed=0))
+    scores = score_retrieval(train, test, Retrieval(num_queries=1000, seed=0), CPU)
     assert [scores["top1"], scores["top5"]] == pytest.approx(np.mean(nearest, axis=0))
     assert 0 < scores["top1"] < scores["top5"] < 1  # type: ignore[operator]
     assert scores["precision_at_10"] == pytest.approx(np.mean(precisions))
@@ -139,7 +139,7 @@ def test_a_query_does_not_find_itself() -> None:
     # one image of each class in test, none like it anywhere but itself
     train = Labelled(np.eye(3, dtype=np.float32), np.array([0, 1, 2]))
     test = Labelled(-np.eye(3, dtype=np.float32), np.array([0, 1, 2]))
-    assert score_retrieval(train, test, Retrieval(num_queries=3, seed=0))["map"] < 0.5  # type: ignore[operator]
+    assert score_retrieval(train, test, Retrieval(num_queries=3, seed=0), CPU)["map"] < 0.5  # type: ignore[operator]
 
 
 def test_average_precision_is_scikit_learns() -> None:
@@ -153,6 +153,6 @@ def test_average_precision_is_scikit_learns() -> None:
 def test_retrieval_in_blocks_is_that_of_one(block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = clouds(10, 0.7, seed=0), clouds(5, 0.7, seed=1)
     asked = Retrieval(num_queries=1000, seed=0)
-    whole = score_retrieval(train, test, asked)
+    whole = score_retrieval(train, test, asked, CPU)
     monkeypatch.setattr(retrieval, "_BLOCK_BYTES", block_bytes)
-    assert score_retrieval(train, test, asked) == whole
+    assert score_retrieval(train, test, asked, CPU) == whole

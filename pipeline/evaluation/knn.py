@@ -1,6 +1,7 @@
 """Weighted k-nearest-neighbour classification: how good a representation is, with nothing trained on it."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
@@ -8,8 +9,7 @@ from pipeline.errors import UserError
 # Q queries, N bank, D feature, K classes
 
 _QUERIES_AT_ONCE = 1024
-_BLOCK_BYTES = 16 << 20  # of similarities, and of the bank's rows that are compared at once
-_ROW_BITS = np.uint64(32)  # of an order key
+_BLOCK_BYTES = 64 << 20  # of similarities, and of the bank's rows that are compared at once
 
 
 def normalize(features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -26,17 +26,18 @@ def lengths(features: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def nearest(
-    queries: NDArray[np.float32], bank: NDArray[np.float32], k: int
+    queries: NDArray[np.float32], bank: NDArray[np.float32], k: int, device: torch.device
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k rows of the bank with the largest cosine, by exact search; of equals the smaller row.
+    """The k rows of the bank with the largest cosine, by exact search.
 
     Every query is compared with the bank in blocks of `_BLOCK_BYTES`: beyond the arrays, a search holds
     MEMORY_OF_A_SEARCH, whatever their number.
 
     Args:
         queries: [Q, D], of any length.
-        bank: [N, D], likewise; N below 2^32.
+        bank: [N, D], likewise.
         k: at least 1.
+        device: that compares.
 
     Returns:
         Cosines float32 [Q, k] from the largest down, and rows int64 [Q, k].
@@ -51,51 +52,19 @@ def nearest(
     cosines = np.empty((len(queries), k), dtype=np.float32)
     rows = np.empty((len(queries), k), dtype=np.int64)
     block = max(1, _BLOCK_BYTES // (4 * max(_QUERIES_AT_ONCE, bank.shape[1])))
-    bank_lengths = lengths(bank)
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
         chunk = slice(start, start + _QUERIES_AT_ONCE)
-        unit = normalize(queries[chunk])
-        best = np.empty((len(unit), 0), dtype=np.uint64)
+        unit = torch.from_numpy(normalize(queries[chunk])).to(device)
+        best = torch.empty(len(unit), 0, device=device)
+        rows_of_best = torch.empty(len(unit), 0, dtype=torch.int64, device=device)
         for first in range(0, len(bank), block):
-            compared = slice(first, first + block)
-            keys = order_keys(unit @ bank[compared].T / bank_lengths[compared], first)
-            best = np.concatenate([best, keys], axis=1)
-            if best.shape[1] > k:
-                best = np.partition(best, k - 1, axis=1)[:, :k]
-        best.sort(axis=1)
-        cosines[chunk], rows[chunk] = similarities_of(best), rows_of(best)
+            compared = normalize(bank[first : first + block])
+            similarity = unit @ torch.from_numpy(compared).to(device).T
+            found, columns = similarity.topk(min(k, len(compared)))
+            best, kept = torch.cat([best, found], dim=1).topk(min(k, best.shape[1] + found.shape[1]))
+            rows_of_best = torch.cat([rows_of_best, columns + first], dim=1).gather(1, kept)
+        cosines[chunk], rows[chunk] = best.cpu().numpy(), rows_of_best.cpu().numpy()
     return cosines, rows
-
-
-def order_keys(similarity: NDArray[np.float32], first_row: int = 0) -> NDArray[np.uint64]:
-    """Similarity and row in one number: sorted, the most similar come first, of equals the smaller row.
-
-    The bits of floats sort like integers, but for those below zero, which sort the other way round.
-
-    Args:
-        similarity: [..., N].
-        first_row: the row of the first column; all of them below 2^32.
-    """
-    bits = (similarity + np.float32(0)).view(np.uint32)  # -0 becomes 0
-    is_negative = bits >> np.uint32(31) == 1
-    np.bitwise_xor(bits, np.uint32(0x7FFFFFFF), out=bits, where=~is_negative)
-    keys = bits.astype(np.uint64)
-    keys <<= _ROW_BITS
-    keys |= np.arange(first_row, first_row + similarity.shape[-1], dtype=np.uint64)
-    return keys
-
-
-def similarities_of(keys: NDArray[np.uint64]) -> NDArray[np.float32]:
-    """The similarities in order keys, float32 of their shape."""
-    bits = (keys >> _ROW_BITS).astype(np.uint32)
-    is_negative = bits >> np.uint32(31) == 1
-    np.bitwise_xor(bits, np.uint32(0x7FFFFFFF), out=bits, where=~is_negative)
-    return bits.view(np.float32)
-
-
-def rows_of(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The rows in order keys, int64 of their shape."""
-    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
 def knn_votes(
@@ -136,6 +105,7 @@ def knn_ranks(
     num_classes: int,
     k: int,
     temperature: float,
+    device: torch.device,
 ) -> NDArray[np.int64]:
     """Where the class of each query stands among those that its k nearest vote for, [Q] (`class_ranks`).
 
@@ -147,11 +117,12 @@ def knn_ranks(
         num_classes: K; all labels are from 0 to K - 1.
         k: neighbours that vote.
         temperature: of their votes.
+        device: that compares them.
 
     Raises:
         UserError: k is larger than the bank.
     """
-    similarities, rows = nearest(queries, bank, k)
+    similarities, rows = nearest(queries, bank, k, device)
     ranks = np.empty(len(labels), dtype=np.int64)
     at_once = max(1, _BLOCK_BYTES // (8 * num_classes))
     for start in range(0, len(labels), at_once):

@@ -24,7 +24,7 @@ def evaluate(
         test: what they are scored on; no choice is made by it.
         class_names: by label.
         params: of the protocols.
-        device: that the probes are fitted on.
+        device: to compute on.
 
     Returns:
         protocol -> figure -> value.
@@ -40,18 +40,20 @@ def evaluate(
     test = Labelled(test.features, numbers[len(train.labels) :])
     scores: dict[str, Scores] = {}
     if "knn" not in without:
-        scores["knn"] = score_knn(train, test, names, params.knn)
+        scores["knn"] = score_knn(train, test, names, params.knn, device)
     if "linear" not in without:
         scores["linear"] = score_linear(train, test, names, params.linear, device)
     for protocol, fraction in FEW_LABELS.items():
         if protocol not in without:
             scores[protocol] = score_few_labels(train, test, fraction, params.linear, device)
     if "retrieval" not in without:
-        scores["retrieval"] = score_retrieval(train, test, params.retrieval)
+        scores["retrieval"] = score_retrieval(train, test, params.retrieval, device)
     return scores
 
 
-def score_knn(train: Labelled, test: Labelled, class_names: Sequence[str], params: Knn) -> Scores:
+def score_knn(
+    train: Labelled, test: Labelled, class_names: Sequence[str], params: Knn, device: torch.device
+) -> Scores:
     """Weighted kNN, the figures of `class_figures`. The bank is the training set: no image finds itself.
 
     Raises:
@@ -68,5 +70,6 @@ def score_knn(train: Labelled, test: Labelled, class_names: Sequence[str], param
         num_classes=len(class_names),
         k=params.k,
         temperature=params.temperature,
+        device=device,
     )
     return class_figures(ranks, test.labels, class_names)

@@ -1,16 +1,21 @@
 """Images ask the collection for their like: how many of the nearest are of their class."""
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.evaluation.figures import TOP5_FROM, mean_recall
-from pipeline.evaluation.knn import lengths, normalize, order_keys, rows_of
+from pipeline.evaluation.knn import normalize
 from pipeline.evaluation.labelled import Labelled, Scores
 from pipeline.params.evaluate import Retrieval
 
 # Q queries, N images
 
 _BLOCK_BYTES = 64 << 20  # of similarities
+_ROWS_AT_ONCE = 1 << 14  # of the collection that are compared
 _PRECISION_AT = 10
 
 
@@ -20,7 +25,7 @@ def askable(train_labels: NDArray[np.int64], test_labels: NDArray[np.int64]) -> 
     return np.flatnonzero(np.isin(test_labels, classes[counts > 1]))
 
 
-def score_retrieval(train: Labelled, test: Labelled, params: Retrieval) -> Scores:
+def score_retrieval(train: Labelled, test: Labelled, params: Retrieval, device: torch.device) -> Scores:
     """Test images ask the whole collection for their like, and never find themselves.
 
     The whole of it is ranked for each query, in blocks of `_BLOCK_BYTES`: beyond the arrays this holds
@@ -30,6 +35,7 @@ def score_retrieval(train: Labelled, test: Labelled, params: Retrieval) -> Score
         train: none of it asks.
         test: at least one of them has another image of its class.
         params: how many ask.
+        device: that compares and ranks.
 
     Returns:
         `top1` and, of more than five classes, `top5`: whether the nearest, or one of the five nearest, is of
@@ -42,31 +48,43 @@ def score_retrieval(train: Labelled, test: Labelled, params: Retrieval) -> Score
     can_ask = askable(train.labels, test.labels)
     rng = np.random.default_rng(params.seed)
     queries = np.sort(rng.choice(can_ask, min(params.num_queries, len(can_ask)), replace=False))
-    parts = [(part.features, lengths(part.features)) for part in (train, test)]
+    label_of = torch.from_numpy(labels).to(device)
     ranks, precisions, average_precisions = [], [], []
     at_once = max(1, _BLOCK_BYTES // (4 * len(labels)))
     for start in range(0, len(queries), at_once):
         rows = queries[start : start + at_once]
-        unit = normalize(test.features[rows])
-        similarity = np.concatenate([unit @ bank.T / length for bank, length in parts], axis=1)
-        itself = len(train.labels) + rows
-        similarity[np.arange(len(rows)), itself] = -np.inf  # last, and cut off below
-        for similar, row in zip(similarity, itself, strict=True):
-            keys = order_keys(similar)
-            keys.sort()
-            relevant = (labels == labels[row])[rows_of(keys[:-1])]
-            ranks.append(int(relevant.argmax()))
-            precisions.append(relevant[:_PRECISION_AT].mean())
-            average_precisions.append(average_precision(relevant))
-    found = np.array(ranks)
+        itself = torch.from_numpy(len(train.labels) + rows).to(device)[:, None]
+        similarity = cosines(test.features[rows], (train.features, test.features), device)
+        similarity.scatter_(1, itself, -torch.inf)  # last, and cut off below
+        order = similarity.sort(dim=1, descending=True, stable=True).indices[:, :-1]
+        relevant = (label_of[order] == label_of[itself]).cpu().numpy()
+        ranks.append(relevant.argmax(axis=1))
+        precisions.append(relevant[:, :_PRECISION_AT].mean(axis=1))
+        average_precisions += [average_precision(of_query) for of_query in relevant]
+    found = np.concatenate(ranks)
     scores: Scores = {"top1": float((found < 1).mean())}
     if len(np.unique(labels)) >= TOP5_FROM:
         scores["top5"] = float((found < 5).mean())
     return scores | {
         "balanced_accuracy": mean_recall(found, test.labels[queries]),
-        "precision_at_10": float(np.mean(precisions)),
+        "precision_at_10": float(np.concatenate(precisions).mean()),
         "map": float(np.mean(average_precisions)),
     }
+
+
+def cosines(
+    queries: NDArray[np.float32], banks: Sequence[NDArray[np.float32]], device: torch.device
+) -> Tensor:
+    """Of [Q, D] with all rows of some [N, D], side by side: [Q, sum of N], in blocks of the banks."""
+    unit = torch.from_numpy(normalize(queries)).to(device)
+    found = torch.empty(len(queries), sum(map(len, banks)), device=device)
+    column = 0
+    for bank in banks:
+        for start in range(0, len(bank), _ROWS_AT_ONCE):
+            block = torch.from_numpy(normalize(bank[start : start + _ROWS_AT_ONCE])).to(device)
+            torch.mm(unit, block.T, out=found[:, column : column + len(block)])
+            column += len(block)
+    return found
 
 
 def average_precision(relevant: NDArray[np.bool_]) -> float:

@@ -45,7 +45,7 @@ class Retrieval(Section):
 
 
 class Evaluate(Section):
-    """The device that the linear probes are fitted on, and the protocols."""
+    """The protocols, and the device that they compute on."""
 
     device: Device
     knn: Knn

@@ -119,6 +119,7 @@ class Watch:
             num_classes=int(self._labels.max()) + 1,
             k=min(self._k, len(bank)),
             temperature=_KNN_TEMPERATURE,
+            device=self._mean.device,
         )
         device = self._mean.device
         on_device = torch.from_numpy(queries).to(device), torch.from_numpy(labels).to(device)
