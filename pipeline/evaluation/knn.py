@@ -30,8 +30,9 @@ def nearest(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The k rows of the bank with the largest cosine, by exact search.
 
-    Every query is compared with the bank in blocks of `_BLOCK_BYTES`: beyond the arrays, a search holds
-    MEMORY_OF_A_SEARCH, whatever their number.
+    Every query is compared with the bank in blocks of `_BLOCK_BYTES`, so the memory of a search does not grow
+    with the bank: 10,000 queries among 1,000,000 x 128 (512 MB) held 134 MiB more than these
+    (`python -m benchmarks.neighbors`).
 
     Args:
         queries: [Q, D], of any length.
