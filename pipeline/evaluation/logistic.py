@@ -16,6 +16,8 @@ _MEMORY = 10  # steps that L-BFGS remembers; scikit-learn's, by way of SciPy's `
 _MOST_TRIALS = 20  # of a step's length; as SciPy's `maxls`
 _SLOPE_KEPT = 0.8  # a step is too long that ends as steep uphill; Hager and Zhang 2005, approximate Wolfe
 _NOISE = 1e-7  # of a loss in float32, relative
+_ROWS_A_FEATURE = 4  # that a covariance is taken from, which need not be exact
+_SMALLEST_CURVATURE = 1e-4  # relative to the mean one: what rounding in float32 leaves of none
 # Both passes over a block of rows find it in the cache: of 32,768 x 2,881, blocks of 6 and 24 MB took 0.14
 # and 0.15 s for three fits of ten classes, 377 MB at once 0.25 s.
 _BLOCK_BYTES = 16 << 20
@@ -65,7 +67,8 @@ def fit_logistic(
     weights where there are two here: the penalty is doubled, which makes the two the same. All of them are
     minimised together: one pass over a set serves every C.
 
-    Beside the features this holds one copy of the rows of all sets, and 25 times the weights.
+    Beside the features this holds one copy of the rows of all sets, 25 times the weights and, where a set has
+    as many rows as there are features, a matrix [D, D] for each regression.
 
     Args:
         features: [M, D - 1].
@@ -135,6 +138,30 @@ class _Problems:
         num_strengths, width = self.penalty.shape[1], self.rows.shape[2]
         return self.rows.new_zeros(len(self.rows), num_strengths, self.num_classes, width)
 
+    def inverse_hessian_at_start(self) -> Tensor | None:
+        """What L-BFGS would need many steps to learn, [S, R, D, D].
+
+        Where every class is as likely the Hessian is the same for each: (1 - 1 / K) / K times the features'
+        covariance, and the penalty. With its inverse 3,597 x 1,280 took 16, 29 and 46 steps (C 0.01, 0.1, 1) in
+        place of 134, 178 and 185, and half the time; 50,000 x 2,880 took 28 to 39 steps and 15 s, where minutes
+        had not been enough. None where the features are more than the rows: a step costs little there.
+        """
+        num_sets, num_rows, width = self.rows.shape
+        if num_rows < width:
+            return None
+        rows = self.rows[:, :: max(1, num_rows // (_ROWS_A_FEATURE * width))]
+        covariance = rows.new_zeros(num_sets, width, width)
+        for block in _blocks(rows.shape[1], num_sets * width):
+            covariance += rows[:, block].mT @ rows[:, block] / rows.shape[1]
+        hessian = (1 - 1 / self.num_classes) / self.num_classes * covariance.double()
+        floor = _SMALLEST_CURVATURE * hessian.diagonal(dim1=1, dim2=2).mean(dim=1, keepdim=True)
+        inverses = rows.new_empty(num_sets, self.penalty.shape[1], width, width)
+        for inverse, penalty in zip(inverses.unbind(1), self.penalty.unbind(1), strict=True):
+            whole = hessian.clone()
+            whole.diagonal(dim1=1, dim2=2).add_(floor + penalty[:, None])
+            inverse[:] = torch.cholesky_inverse(torch.linalg.cholesky_ex(whole).L)
+        return inverses
+
     def __call__(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Losses, float64 [S, R], and their gradients, [S, R, K, D]."""
         num_sets, num_strengths, num_classes, width = weights.shape
@@ -162,6 +189,7 @@ class _Problems:
 def _minimize(problems: _Problems, max_iterations: int) -> tuple[Tensor, Tensor, Tensor]:
     """L-BFGS on all problems side by side, each with its own steps: weights, iterations, converged."""
     weights = problems.start()
+    inverse_hessian = problems.inverse_hessian_at_start()
     loss, gradient = problems(weights)
     past: list[tuple[Tensor, Tensor, Tensor]] = []
     iterations = torch.zeros_like(loss, dtype=torch.int64)
@@ -170,7 +198,7 @@ def _minimize(problems: _Problems, max_iterations: int) -> tuple[Tensor, Tensor,
         is_going = (gradient.abs().amax(dim=(2, 3)) > _TOLERANCE) & ~is_stuck
         if not is_going.any():
             break
-        direction = _each(is_going.float()) * _direction(gradient, past)
+        direction = _each(is_going.float()) * _direction(gradient, past, inverse_hessian)
         before, gradient_before = weights, gradient
         weights, loss, gradient, has_moved = _step(problems, weights, loss, gradient, direction)
         is_stuck |= is_going & ~has_moved
@@ -183,14 +211,19 @@ def _minimize(problems: _Problems, max_iterations: int) -> tuple[Tensor, Tensor,
     return weights, iterations, gradient.abs().amax(dim=(2, 3)) <= _TOLERANCE
 
 
-def _direction(gradient: Tensor, past: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """The way down, by the two loops of L-BFGS: [S, R, K, D]."""
+def _direction(
+    gradient: Tensor, past: Sequence[tuple[Tensor, Tensor, Tensor]], inverse_hessian: Tensor | None
+) -> Tensor:
+    """The way down, by the two loops of L-BFGS around what is known of the curvature: [S, R, K, D]."""
     found, shares = gradient.clone(), []
     for step, change, inverse in reversed(past):
         share = inverse * _dot(step, found)
         found -= _each(share) * change
         shares.append(share)
-    found *= _each(_first_scale(gradient, past))
+    if inverse_hessian is None:
+        found *= _each(_first_scale(gradient, past))
+    else:
+        found = found @ inverse_hessian
     for (step, change, inverse), share in zip(past, reversed(shares), strict=True):
         found += _each(share - inverse * _dot(change, found)) * step
     return -found
