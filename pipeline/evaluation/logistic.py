@@ -142,9 +142,9 @@ class _Problems:
         """What L-BFGS would need many steps to learn, [S, R, D, D].
 
         Where every class is as likely the Hessian is the same for each: (1 - 1 / K) / K times the features'
-        covariance, and the penalty. With its inverse 3,597 x 1,280 took 16, 29 and 46 steps (C 0.01, 0.1, 1) in
-        place of 134, 178 and 185, and half the time; 50,000 x 2,880 took 28 to 39 steps and 15 s, where minutes
-        had not been enough. None where the features are more than the rows: a step costs little there.
+        covariance, and the penalty. With its inverse 3,597 x 1,280 took 16, 29 and 46 steps (C 0.01, 0.1
+        and 1) in place of 134, 178 and 185, and half the time; 50,000 x 2,880 took 28 to 39 steps and 15 s,
+        where minutes had not been enough. None where there are fewer rows than features: steps cost little.
         """
         num_sets, num_rows, width = self.rows.shape
         if num_rows < width:
