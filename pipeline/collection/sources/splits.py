@@ -75,7 +75,7 @@ def settle(
     if has_labels and scored is None:
         candidates = np.flatnonzero(has_label_N & (places_N == "train"))
         chosen = choose_test(
-            [names[row] for row in candidates], [labels[row] for row in candidates], fraction, seed
+            [names[row] for row in candidates.tolist()], [labels[row] for row in candidates.tolist()], fraction, seed
         )
         splits_N[candidates[chosen]] = "test"
         remarks.append(
