@@ -1,7 +1,7 @@
 """Where the milliseconds of a training step go, operator by operator, and what the machine could do at most.
 
     python -m benchmarks.profile_step
-    python -m benchmarks.profile_step --backbone resnet18 --width 64 --batch-size 128
+    python -m benchmarks.profile_step --backbone resnet18 --batch-size 128
 
 SimCLR with the augmentations of `benchmarks.simclr_step` on random images of 32 px. Printed are, in one run:
 the rates of a large matrix product and of one convolution in the precision of the run; the views/s of the
@@ -72,7 +72,7 @@ def print_operators(profiler: profile, num_steps: int, *, on_gpu: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--backbone", default="resnet20")
-    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--width", type=int, help="of its first stage, where not as published")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=8, help="of each kind")
     args = parser.parse_args()

@@ -42,7 +42,8 @@ SMALL_NETWORKS: dict[str, tuple[int, Callable[[int, int], SmallNetwork]]] = {
     "resnet20v2": (16, lambda width, _size: ResNetCifarV2(3, width)),
     "conv4": (128, Conv4),
 }
-# Name: the block, and how many each stage has. Their published width is 64.
+RESNET_WIDTH = 64  # as published
+# Name: the block, and how many each stage has.
 RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     "resnet10": (BasicBlock, (1, 1, 1, 1)),
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
@@ -95,14 +96,22 @@ def build_backbone(
             f"backbone {name!r} has no pretrained weights, timm's models alone have: "
             "set pretrained: false, or a name like timm:resnet18"
         )
+    width = published_width(name) if width is None else width
+    assert width is not None
     if name in RESNETS:
         if stem == "auto":
             stem = "small" if image_size <= SMALL_STEM_UP_TO else "imagenet"
-        resnet = ResNet(*RESNETS[name], 64 if width is None else width, stem, features)
+        resnet = ResNet(*RESNETS[name], width, stem, features)
         return Backbone(resnet, resnet.feature_dim)
-    published_width, build = SMALL_NETWORKS[name]
-    module = build(published_width if width is None else width, image_size)
+    module = SMALL_NETWORKS[name][1](width, image_size)
     return Backbone(module, module.feature_dim)
+
+
+def published_width(name: str) -> int | None:
+    """Channels of the first stage; None for timm's models, which have a width of their own."""
+    if name in RESNETS:
+        return RESNET_WIDTH
+    return SMALL_NETWORKS[name][0] if name in SMALL_NETWORKS else None
 
 
 def _timm_backbone(name: str, width: int | None, image_size: int, pretrained: bool) -> Backbone:

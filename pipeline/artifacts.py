@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.atomic import atomic_file
-from pipeline.errors import damaged_output, missing_output
+from pipeline.atomic import atomic_file, writer
+from pipeline.errors import UserError, damaged_output, missing_output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,16 +87,13 @@ class Artifacts:
         return self.embeddings / "untrained"
 
     @property
-    def indexes(self) -> Path:
-        return self.root / "index"
+    def embeddings_card(self) -> Path:
+        return self.embeddings / "embeddings.json"
 
     @property
     def index(self) -> Path:
-        return self.indexes / "images.faiss"
-
-    @property
-    def index_card(self) -> Path:
-        return self.indexes / "index.json"
+        """The folder; what lies in it is pipeline/search/index_folder.py's."""
+        return self.root / "index"
 
     def metrics(self, stage: str) -> Path:
         return self.root / "metrics" / f"{stage}.json"
@@ -118,6 +115,21 @@ class Artifacts:
         folder = self.untrained_embeddings if untrained else self.embeddings
         return read_array(folder / f"{split}.npy", made_by="embed")
 
+    def check_embeddings(self) -> None:
+        """Holds that the embeddings are of these images by this encoder.
+
+        Raises:
+            UserError: they are not, or are missing.
+        """
+        card = read_json(self.embeddings_card, made_by="embed")
+        for path, made_by in ((self.encoder, "export"), (self.manifest, "fetch")):
+            found = sha256_of(existing(path, made_by))
+            if card.get(path.name) != found:
+                raise UserError(
+                    f"{self.embeddings}: were made with {path} {str(card.get(path.name))[:12]}, and that is "
+                    f"{found[:12]} now: run 'dvc repro embed'"
+                )
+
     def read_manifest(self) -> "pd.DataFrame":
         """A row an image: id, split, label, class_name, source, width, height, sha256."""
         import pandas as pd  # 0.6 s, which a query has no use for
@@ -127,6 +139,13 @@ class Artifacts:
     def read_collection(self) -> dict[str, Any]:
         """What stands in collection.json: name, image_size, class_names, num_images by split, hash."""
         return read_json(self.collection, made_by="fetch")
+
+
+def stages_under_way(data: Artifacts | None = None) -> list[tuple[Path, int]]:
+    """The folders that a stage is writing now, and the processes that do."""
+    data = data or Artifacts()
+    folders = (data.images, data.pretrain, data.encoders, data.embeddings, data.index)
+    return [(folder, process) for folder in folders if (process := writer(folder)) is not None]
 
 
 class Stacked:

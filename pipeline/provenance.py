@@ -5,7 +5,10 @@ code that wrote it. What stands here is neither: tests/test_chain_definition.py 
 and the key of a checkpoint leaves it out (pipeline/training/resuming/run_key.py).
 """
 
-from pathlib import PurePosixPath
+import sys
+from pathlib import Path, PurePosixPath
+
+_CODE = ("models", "pipeline", "stages")
 
 # A module, or a room with all that is in it, and why it cannot change a byte of what a stage writes.
 WITHOUT_EFFECT = {
@@ -13,11 +16,13 @@ WITHOUT_EFFECT = {
     "pipeline/atomic.py": "how a file takes its name, not what stands in it",
     "pipeline/pictures.py": "draws what a person looks at; no picture is an output",
     "pipeline/provenance.py": "says what is run again, and runs nothing",
+    "pipeline/params/loaded.py": "refuses a stage under which something changed; it writes nothing then",
     "pipeline/params/explain.py": "how a wrong value is said; a wrong value writes nothing",
     "pipeline/training/guards.py": "stops a run or warns; a run that stops writes nothing",
     "pipeline/training/display/": "what a person sees of a run; no figure that is kept comes from it",
     "pipeline/training/resuming/autosave.py": "when a run is saved; it goes on to the same bytes",
     "pipeline/training/resuming/interrupts.py": "when a run is stopped; it goes on to the same bytes",
+    "pipeline/training/resuming/kept_runs.py": "which checkpoints are removed; each ends in the same bytes",
     "pipeline/training/resuming/run_key.py": "which checkpoint is taken; each ends in the same bytes",
 }
 _SECTIONS = PurePosixPath("pipeline/params")
@@ -50,3 +55,23 @@ def why_without_effect(module: str, section: str) -> str | None:
         if module == place or (place.endswith("/") and module.startswith(place)):
             return reason
     return None
+
+
+def code_files() -> dict[str, Path]:
+    """Every file of the project's code, by its path in the project, like `pipeline/errors.py`."""
+    project = Path(__file__).resolve().parent.parent
+    return {
+        path.relative_to(project).as_posix(): path
+        for folder in _CODE
+        for path in sorted((project / folder).rglob("*.py"))
+    }
+
+
+def loaded_code() -> dict[str, Path]:
+    """Of these the files that this process has imported or runs."""
+    imported = {
+        Path(file).resolve()
+        for module in list(sys.modules.values())
+        if (file := getattr(module, "__file__", None)) is not None
+    }
+    return {name: path for name, path in code_files().items() if path in imported}

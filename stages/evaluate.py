@@ -13,12 +13,14 @@ from pipeline.evaluation.labelled import Labelled, Scores
 from pipeline.evaluation.pixels import is_grey, pixel_side, small_pixels
 from pipeline.evaluation.protocols import evaluate
 from pipeline.evaluation.spread import spread
+from pipeline.params.loaded import Loaded
 from pipeline.params.reader import load_params
 
 _SPREAD_SAMPLE = 2000  # images; effective rank and uniformity compare every pair
 
 
 def main() -> None:
+    loaded = Loaded("evaluate", section="evaluate")
     params = load_params().evaluate
     data = Artifacts()
     manifest = data.read_manifest()
@@ -54,6 +56,7 @@ def main() -> None:
             knn, linear = scores[subject]["knn"]["top1"], scores[subject]["linear"]["top1"]
             print(f"{subject}: kNN {knn:.4f}, linear {linear:.4f}", flush=True)
         scores[subject]["spread"] = spread(features("train", np.sort(sample)))
+    loaded.check()
     write_json(data.metrics("evaluate"), scores)
     write_json(
         data.speed("evaluate"),

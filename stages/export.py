@@ -7,6 +7,7 @@ from pathlib import Path
 import onnxruntime
 import torch
 
+from models.backbones import published_width
 from pipeline.artifacts import Artifacts, write_json
 from pipeline.atomic import atomic_folder
 from pipeline.encoder.export import OPSET, Parity, check_parity, export_onnx, load_backbone
@@ -14,6 +15,7 @@ from pipeline.encoder.runtime import Encoder
 from pipeline.errors import plain_errors
 from pipeline.images import INTERPOLATION, RESIZE_RULE
 from pipeline.params.export import Export
+from pipeline.params.loaded import Loaded
 from pipeline.params.reader import load_params
 
 
@@ -27,7 +29,7 @@ def export(backbone: Path, encoder: Path, params: Export) -> Parity:
         | card
         | {
             "backbone": backbone_card["name"],
-            "width": backbone_card["width"],
+            "width": backbone_card["width"] or published_width(backbone_card["name"]),
             "resize": RESIZE_RULE,
             "interpolation": INTERPOLATION,
         }
@@ -40,10 +42,11 @@ def export(backbone: Path, encoder: Path, params: Export) -> Parity:
 
 
 def main() -> None:
+    loaded = Loaded("export", section="export")
     params = load_params().export
     data = Artifacts()
     started = time.perf_counter()
-    with atomic_folder(data.encoders) as folder:
+    with atomic_folder(data.encoders, loaded.check) as folder:
         export(data.untrained_backbone, folder / data.untrained_encoder.name, params)
         parity = export(data.backbone, folder / data.encoder.name, params)
     write_json(data.metrics("export"), {"opset": OPSET} | asdict(parity))

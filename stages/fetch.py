@@ -10,10 +10,12 @@ from pipeline.collection.ingest import check_ingested, ingest
 from pipeline.collection.manifest import write_manifest, write_rejected
 from pipeline.collection.sources.table import SOURCES
 from pipeline.errors import UserError, plain_errors
+from pipeline.params.loaded import Loaded
 from pipeline.params.reader import load_params
 
 
 def main() -> None:
+    loaded = Loaded("fetch", section="dataset")
     params = load_params().dataset
     data = Artifacts()
     started = time.perf_counter()
@@ -21,7 +23,7 @@ def main() -> None:
     for remark in collection.remarks:
         print(f"fetch: {remark}", flush=True)
     data.rejected.unlink(missing_ok=True)  # of a run that was stopped
-    with atomic_folder(data.images) as folder:
+    with atomic_folder(data.images, loaded.check) as folder:
         ingested = ingest(collection, params, folder)
         try:
             check_ingested(ingested, len(collection.entries), params.max_rejected, data.rejected)

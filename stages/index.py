@@ -1,28 +1,46 @@
-"""DVC stage `index`: the embeddings, searchable, to data/index/."""
+"""DVC stage `index`: the embeddings, searchable, to data/index/: a folder that answers alone."""
 
 import faiss
 
 from pipeline.artifacts import Artifacts, sha256_of, write_json
 from pipeline.atomic import atomic_folder
 from pipeline.errors import plain_errors
+from pipeline.params.loaded import Loaded
 from pipeline.params.reader import load_params
-from pipeline.search.index import make_index, write_index
+from pipeline.search.index import make_index
+from pipeline.search.index_folder import IndexFolder
 
 
 def main() -> None:
+    loaded = Loaded("index", section="index")
     params = load_params().index
     data = Artifacts()
+    data.check_embeddings()
     embeddings = [data.read_embeddings(split) for split in data.splits()]
-    index, card, queries_per_s = make_index(embeddings, params, sha256_of(data.encoder))
-    with atomic_folder(data.indexes) as folder:
-        write_index(index, card, folder)
+    with atomic_folder(data.index, loaded.check) as folder:
+        index, built, queries_per_s = make_index(embeddings, params)
+        IndexFolder(folder).write(
+            index, built, data.encoder, data.read_manifest(), manifest_sha256=sha256_of(data.manifest)
+        )
+    reached = built.recall_at_10 >= built.target_recall
     write_json(
         data.metrics("index"),
-        {"factory": card.factory, "count": card.count, "recall_at_10": card.recall_at_10}
-        | card.search_parameters,
+        {
+            "factory": built.factory,
+            "count": built.count,
+            "recall_at_10": built.recall_at_10,
+            "target_recall": built.target_recall,
+            "target_reached": reached,
+        }
+        | built.search_parameters,
     )
     write_json(data.speed("index"), {"queries_per_s": round(queries_per_s, 1), "faiss": faiss.__version__})
-    print(f"{card.factory}: {card.count} images, recall@10 {card.recall_at_10:.4f}")
+    print(f"{built.factory}: {built.count} images, recall@10 {built.recall_at_10:.4f}")
+    if not reached:
+        print(
+            f"index: that is below index.target_recall ({built.target_recall}): "
+            "choose an index.factory that can reach it, or a lower target"
+        )
 
 
 if __name__ == "__main__":

@@ -4,44 +4,103 @@ import hashlib
 import json
 import math
 import time
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save
 
 from pipeline.artifacts import SCRATCH, Artifacts, Stacked, write_json, write_tsv
 from pipeline.atomic import atomic_folder
 from pipeline.errors import UserError, plain_errors
+from pipeline.params.loaded import Loaded
+from pipeline.params.pretrain import Pretrain
 from pipeline.params.reader import load_params
 from pipeline.pictures import write_picture
 from pipeline.training.display.live import LivePlots
 from pipeline.training.display.views_picture import draw_views
 from pipeline.training.guards import machine_errors
-from pipeline.training.loop import train
+from pipeline.training.loop import TrainingRun, train
 from pipeline.training.resuming.checkpoint import Checkpoints
-from pipeline.training.resuming.run_key import run_key
+from pipeline.training.resuming.kept_runs import folder_md5, prune, recorded_outputs
+from pipeline.training.resuming.run_key import run_name
 
 LIVE = SCRATCH / "live"  # what a person looks at while it runs
+CHECKPOINTS = SCRATCH / "checkpoints"
 
 
 def main() -> None:
+    loaded = Loaded("pretrain", section="pretrain")
     params = load_params().pretrain
     data = Artifacts()
+    collection = data.read_collection()
+    images, labels = read_splits(data, params)
+    with atomic_folder(data.pretrain, loaded.check) as folder:
+        checkpoints = open_checkpoints(run_name(params, collection, labels))
+        started = time.perf_counter()
+        with LivePlots(LIVE, tensorboard=params.tensorboard) as plots, machine_errors(params):
+            write_picture(draw_views(images, params), LIVE / "views.png")
+            run = train(images, labels, params, checkpoints, plots.show)
+        seconds = time.perf_counter() - started
+        # one key: safetensors writes several in an order that changes from run to run
+        metadata = {"lookalike": json.dumps(card_of(run, params, collection))}
+        (folder / data.backbone.name).write_bytes(save(run.backbone, metadata))
+        (folder / data.untrained_backbone.name).write_bytes(save(run.untrained, metadata))
+        write_tsv(folder / "history.tsv", run.history)
+    last = {name: value for name, value in run.history[-1].items() if math.isfinite(value)}
+    write_json(data.metrics("pretrain"), last)
+    write_json(
+        data.speed("pretrain"),
+        {
+            "seconds": round(seconds, 2),
+            "views_per_s": round(run.views_per_s, 1),
+            "device": run.device,
+            "precision": run.precision,
+            "num_threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        },
+    )
+    checkpoints.finish(folder_md5(data.pretrain))
+
+
+def read_splits(data: Artifacts, params: Pretrain) -> tuple[Stacked, NDArray[np.int64]]:
+    """The images that are learned from, uint8 [N, H, W, 3], and their labels, [N].
+
+    Raises:
+        UserError: the collection has none of the splits that the params name.
+    """
     splits = [split for split in data.splits() if split in params.splits]
     if not splits:
         raise UserError(
             f"params.yaml: pretrain.splits: the collection has {', '.join(data.splits())}, none of "
             f"{', '.join(params.splits)}: name one that it has"
         )
-    images = Stacked([data.read_images(split) for split in splits])
     labels = data.read_manifest().query("split in @splits")["label"].to_numpy(dtype=np.int64)
-    collection = data.read_collection()
-    checkpoints = Checkpoints(SCRATCH / "checkpoints" / run_key(params, collection, labels))
-    with LivePlots(LIVE, tensorboard=params.tensorboard) as plots, machine_errors(params):
-        write_picture(draw_views(images, params), LIVE / "views.png")
-        started = time.perf_counter()
-        run = train(images, labels, params, checkpoints, plots.show)
-    card = {
+    return Stacked([data.read_images(split) for split in splits]), labels
+
+
+def open_checkpoints(name: str) -> Checkpoints:
+    """Those of the run of this name; those that nothing goes on from are removed."""
+    checkpoints = Checkpoints(CHECKPOINTS / name)
+    for old in prune(CHECKPOINTS, recorded_outputs(), checkpoints.folder):
+        print(
+            f"pretrain: checkpoints of a run that nobody went back to are removed: {old.folder}", flush=True
+        )
+    if checkpoints.newest() is None:
+        key, _, kind = name.partition("-")
+        for other in CHECKPOINTS.glob(f"{key}-*"):
+            print(
+                f"pretrain: this run has a checkpoint of {other.name.partition('-')[2]}, and this is {kind}: "
+                "it begins anew; set pretrain.device, pretrain.precision or OMP_NUM_THREADS to go on from it",
+                flush=True,
+            )
+    return checkpoints
+
+
+def card_of(run: TrainingRun, params: Pretrain, collection: dict[str, Any]) -> dict[str, Any]:
+    """What the encoder will say of itself."""
+    return {
         "method": params.method,
         "backbone": params.backbone.model_dump(),
         "feature_dim": run.feature_dim,
@@ -52,26 +111,6 @@ def main() -> None:
         "params_sha256": hashlib.sha256(params.learned()).hexdigest(),
         "data_sha256": collection["sha256"],
     }
-    # one key: safetensors writes several in an order that changes from run to run
-    metadata = {"lookalike": json.dumps(card)}
-    with atomic_folder(data.pretrain) as folder:
-        (folder / data.backbone.name).write_bytes(save(run.backbone, metadata))
-        (folder / data.untrained_backbone.name).write_bytes(save(run.untrained, metadata))
-        write_tsv(folder / "history.tsv", run.history)
-    last = {name: value for name, value in run.history[-1].items() if math.isfinite(value)}
-    write_json(data.metrics("pretrain"), last)
-    write_json(
-        data.speed("pretrain"),
-        {
-            "seconds": round(time.perf_counter() - started, 2),
-            "views_per_s": round(run.views_per_s, 1),
-            "device": run.device,
-            "precision": run.precision,
-            "num_threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        },
-    )
-    checkpoints.remove()
 
 
 if __name__ == "__main__":

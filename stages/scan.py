@@ -5,12 +5,15 @@ from dataclasses import asdict
 from pipeline.artifacts import SCRATCH, Artifacts, write_json
 from pipeline.collection.sources.fingerprint import fingerprint
 from pipeline.errors import plain_errors
+from pipeline.params.loaded import Loaded
 from pipeline.params.reader import load_params
 
 
 def main() -> None:
+    loaded = Loaded("scan", section="dataset")
     params = load_params().dataset
     found = fingerprint(params, SCRATCH / "hashes.sqlite")
+    loaded.check()
     write_json(Artifacts().source, asdict(found))
     if found.num_files:
         print(f"{params.path}: {found.num_files:,} files, {found.num_bytes / 1e6:,.1f} MB")

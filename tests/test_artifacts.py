@@ -19,48 +19,7 @@ from pipeline.artifacts import (
     write_json,
     write_tsv,
 )
-from pipeline.atomic import atomic_file, atomic_folder
 from pipeline.errors import UserError
-
-
-def test_a_file_whose_writing_fails_leaves_the_old_one_and_no_trace(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    write_json(path, {"old": 1})
-    with pytest.raises(RuntimeError), atomic_file(path) as partial:
-        partial.write_text("half of it")
-        raise RuntimeError
-    assert read_json(path, "fetch") == {"old": 1}
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_folder_whose_writing_fails_leaves_the_old_one_and_no_trace(tmp_path: Path) -> None:
-    path = tmp_path / "index"
-    with atomic_folder(path) as folder:
-        (folder / "old").write_text("old")
-    with pytest.raises(RuntimeError), atomic_folder(path) as folder:
-        (folder / "new").write_text("half of it")
-        raise RuntimeError
-    assert [file.name for file in path.iterdir()] == ["old"]
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_new_folder_holds_nothing_of_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "index"
-    for name in ("old", "new"):
-        with atomic_folder(path) as folder:
-            (folder / "nested").mkdir()
-            (folder / "nested" / name).write_text(name)
-    assert [file.name for file in (path / "nested").iterdir()] == ["new"]
-
-
-def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
-    path = tmp_path / "index"
-    (tmp_path / ".index.partial").mkdir()
-    (tmp_path / ".index.partial" / "stale").write_text("stale")
-    with atomic_folder(path) as folder:
-        (folder / "new").write_text("new")
-    assert [file.name for file in path.iterdir()] == ["new"]
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_full_disk_is_found_before_the_map_is_filled(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from models.backbones import BACKBONES, build_backbone
 from models.resnet_blocks import PreActivationBlock
 from pipeline.encoder.export import OPSET
+from pipeline.params.reader import Params
 from tests.conftest import ROOT
 from tests.processes import run
 
@@ -199,6 +200,12 @@ def test_a_timm_model_gives_the_features_it_promises(name: str, size: int, featu
     assert backbone.module(torch.rand(2, 3, size, size)).shape == (2, feature_dim)
     assert backbone.feature_dim == feature_dim
     assert (backbone.mean, backbone.std) == (None, None)
+
+
+def test_another_network_in_params_has_the_published_width(params: Params) -> None:
+    """He et al. 2015, arXiv:1512.03385, table 1: the last stage of ResNet-18 has 512 channels."""
+    chosen = params.pretrain.backbone.model_dump() | {"name": "resnet18"}
+    assert build_backbone(**chosen, image_size=32).feature_dim == 512
 
 
 @pytest.mark.parametrize(

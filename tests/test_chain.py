@@ -121,6 +121,7 @@ def test_the_encoder_carries_where_it_comes_from(small_chain: Path) -> None:
     metadata = Encoder.open(data.encoder, "cpu").metadata
     assert metadata["method"] == "simclr"
     assert (metadata["backbone"], metadata["feature_dim"], metadata["image_size"]) == ("resnet20", 64, 32)
+    assert metadata["width"] == 16  # that of the paper, where params leave it empty
     assert metadata["data_sha256"] == data.read_collection()["sha256"]
     scaled = data.read_images("train").astype(np.float64) / 255
     np.testing.assert_allclose(metadata["mean"], scaled.mean(axis=(0, 1, 2)))

@@ -1,15 +1,20 @@
 """The console script as a person uses it, with and without mistakes."""
 
+import importlib.metadata
 import json
+import os
 import re
 import shutil
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.artifacts import Artifacts
+from pipeline.atomic import atomic_folder
 from tests.conftest import ROOT, change_params
 from tests.processes import fails, files_of_at_most, obey_permissions, run, run_lookalike, run_stage
 
@@ -44,6 +49,27 @@ def test_query_prints_json_for_programs(small_chain: Path, digit: Path) -> None:
     assert set(first) == {"rank", "score", "class_name", "id", "source", "split"}
     assert (first["rank"], first["id"], first["split"]) == (1, 4000, "test")
     assert first["score"] == pytest.approx(1, abs=1e-5)
+
+
+def test_json_is_alone_on_stdout_whatever_a_library_prints(small_chain: Path, digit: Path) -> None:
+    done = run_lookalike("query", str(digit), "--json", cwd=small_chain, before=chatty_onnxruntime)
+    assert len(json.loads(done.stdout)[0]["neighbors"]) == 10
+    assert "a word of Python" in done.stderr
+    assert "a word of C" in done.stderr
+
+
+def chatty_onnxruntime() -> None:
+    """Before a command: the library prints when it opens a model, as CUDA's do."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession
+
+    def chat(*args: object, **options: object) -> object:
+        print("a word of Python")
+        os.write(1, b"a word of C\n")
+        return session(*args, **options)
+
+    onnxruntime.InferenceSession = chat
 
 
 def test_query_draws_the_query_and_its_neighbours(small_chain: Path, digit: Path, tmp_path: Path) -> None:
@@ -110,15 +136,24 @@ def test_an_unknown_device_is_one_line(small_chain: Path, digit: Path) -> None:
 
 def test_an_index_of_another_encoder_is_one_line(chain_copy: Path, digit: Path) -> None:
     data = Artifacts(chain_copy / "data")
-    shutil.copy(data.untrained_encoder, data.encoder)
+    shutil.copy(data.untrained_encoder, data.index / "encoder.onnx")
     line = fails(2, "lookalike", "query", str(digit), cwd=chain_copy)
-    assert line.startswith("data/index/images.faiss: built with encoder ")
-    assert line.endswith(": run 'dvc repro index'")
+    assert line.startswith("data/index/encoder.onnx: is ")
+    assert line.endswith("copy the whole folder again, or run 'dvc repro --force index'")
+
+
+def test_the_index_folder_answers_alone_wherever_it_is(
+    small_chain: Path, digit: Path, tmp_path: Path
+) -> None:
+    expected = run_lookalike("query", str(digit), "--json", cwd=small_chain).stdout
+    shutil.copytree(small_chain / "data/index", tmp_path / "alone")
+    answered = run_lookalike("query", str(digit), "--json", "--index", "alone", cwd=tmp_path).stdout
+    assert answered == expected
 
 
 def test_a_folder_without_the_chains_outputs_says_what_to_run(tmp_path: Path, digit: Path) -> None:
     line = fails(2, "lookalike", "query", str(digit), cwd=tmp_path)
-    assert line == "data/encoder/encoder.onnx: missing, stage 'export' makes it: run 'dvc repro export'"
+    assert line == "data/index/index.json: missing, stage 'index' makes it: run 'dvc repro index'"
 
 
 @pytest.mark.parametrize(
@@ -226,3 +261,56 @@ def test_a_wrong_param_stops_every_stage_before_any_work(chain_copy: Path, stage
     line = fails(2, stage, cwd=chain_copy)
     assert line == "params.yaml: pretrain.method: 'simcrl' is none of simclr, simsiam, nnclr"
     assert contents(chain_copy / "data") == before
+
+
+def test_the_version_is_the_packages() -> None:
+    assert run_lookalike("--version", cwd=ROOT).stdout == f"{importlib.metadata.version('lookalike')}\n"
+
+
+def test_a_recipe_says_that_a_stage_is_under_way(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    with atomic_folder(tmp_path / "data/pretrain"):
+        printed = run_lookalike("recipe", "cifar10", cwd=tmp_path).stdout
+        assert f"data/pretrain is being written by process {os.getpid()}, with the params as they" in printed
+        assert "under way" not in run_lookalike("recipe", "cifar10", cwd=tmp_path).stdout  # nothing changed
+    assert "process" not in run_lookalike("recipe", "mnist5k", cwd=tmp_path).stdout
+
+
+def test_the_doctor_says_what_there_is(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    kept = tmp_path / ".lookalike/checkpoints/0a1b-cpu-float32-2-threads"
+    kept.mkdir(parents=True)
+    (kept / "0000000001-ab.pt").write_bytes(bytes(1_500_000))
+    with atomic_folder(tmp_path / "data/index"):
+        printed = run_lookalike("doctor", cwd=tmp_path, before=without_thread_limit).stdout
+    lines = dict(re.split(r"  +", line, maxsplit=1) for line in printed.splitlines() if "  " in line)
+    assert lines["torch"] == torch.__version__.partition("+")[0]
+    assert lines["faiss-cpu"] == faiss.__version__
+    assert lines["onnxruntime runs on"].endswith("CPUExecutionProvider")
+    assert lines["device"].partition(" ")[0] == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert lines["params.yaml"] == "well-formed"
+    assert lines["under way"] == f"data/index is being written by process {os.getpid()}"
+    assert lines["checkpoints"] == f"{kept.name}: 1.5 MB, stopped less than a minute ago"
+
+
+def test_the_doctor_names_what_is_wrong_and_what_mends_it(tmp_path: Path) -> None:
+    params = (ROOT / "params.yaml").read_text().replace("method: simclr ", "method: simcrl ")
+    (tmp_path / "params.yaml").write_text(params)
+    done = run_lookalike("doctor", cwd=tmp_path, check=False, before=too_many_threads)
+    assert done.returncode == 1
+    assert "problem: params.yaml: pretrain.method: 'simcrl' is none of simclr" in done.stdout
+    assert "problem: OMP_NUM_THREADS asks for more threads than there are cores" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("problems: ")
+
+
+def test_the_doctor_needs_no_project(tmp_path: Path) -> None:
+    assert "none in this folder" in run_lookalike("doctor", cwd=tmp_path, check=False).stdout
+
+
+def without_thread_limit() -> None:
+    os.environ.pop("OMP_NUM_THREADS", None)
+
+
+def too_many_threads() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1000"

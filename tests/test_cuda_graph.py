@@ -117,7 +117,7 @@ def test_a_full_gpu_is_one_line(params: Params, images: NDArray[np.uint8]) -> No
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(1e-4)  # 8 MiB of 80 GiB
     try:
-        with pytest.raises(MachineError, match=r"memory is full at pretrain\.batch_size 8: lower it"):
+        with pytest.raises(MachineError, match=r"memory is full at pretrain\.batch_size 8 and"):
             chosen = tiny(params, **{"backbone.name": "resnet18", "backbone.width": 64}, cuda_graph=True)
             with machine_errors(chosen):
                 train(images, LABELS, chosen)

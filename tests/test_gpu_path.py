@@ -73,7 +73,7 @@ def test_views_forward_loss_and_step_stay_on_the_gpu(method: str, backbone_name:
 
 
 def test_a_full_gpu_is_said_in_one_line_and_other_errors_pass(params: Params) -> None:
-    line = rf"memory is full at pretrain\.batch_size {params.pretrain.batch_size}: lower it"
+    line = rf"memory is full at pretrain\.batch_size {params.pretrain.batch_size} and"
     with pytest.raises(MachineError, match=line) as error, machine_errors(params.pretrain):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
     assert "\n" not in str(error.value)

@@ -68,21 +68,22 @@ def test_weights_of_constant_rate_keep_the_peak(params: Params) -> None:
     assert len(rates) == 4
 
 
-def test_lars_takes_the_papers_step(params: Params) -> None:
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_lars_takes_the_papers_step_with_weight_decay_and_without(params: Params, decay: float) -> None:
     """You et al. 2017, arXiv:1708.03888, eq. 6: the rate of a layer is trust * |w| / (|g| + decay * |w|)."""
     torch.manual_seed(0)
     layer = nn.Linear(5, 3)
     weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
-    settings = chosen(params, name="lars", lr=0.4, momentum=0.9, weight_decay=0.01, trust_coefficient=0.02)
+    settings = chosen(params, name="lars", lr=0.4, momentum=0.9, weight_decay=decay, trust_coefficient=0.02)
     optimizer = build_optimizer(layer, [], settings)
     layer(torch.randn(7, 5)).square().sum().backward()
     assert layer.weight.grad is not None
     assert layer.bias.grad is not None
     gradient, bias_gradient = layer.weight.grad.clone(), layer.bias.grad.clone()
     optimizer.step()
-    local_rate = 0.02 * weight.norm() / (gradient.norm() + 0.01 * weight.norm())
+    local_rate = 0.02 * weight.norm() / (gradient.norm() + decay * weight.norm())
     torch.testing.assert_close(
-        layer.weight.detach(), weight - 0.4 * local_rate * (gradient + 0.01 * weight), rtol=1e-4, atol=1e-6
+        layer.weight.detach(), weight - 0.4 * local_rate * (gradient + decay * weight), rtol=1e-4, atol=1e-6
     )
     # no adaptation and no decay for a bias: plain SGD
     torch.testing.assert_close(layer.bias.detach(), bias - 0.4 * bias_gradient)

@@ -20,7 +20,7 @@ from pipeline.training import learner
 from pipeline.training.loop import TrainingRun, train
 from pipeline.training.monitoring.monitor import Watch
 from pipeline.training.resuming.checkpoint import Checkpoints
-from tests.processes import run_stage, start, start_stage, use_every_core, wait_until
+from tests.processes import start, wait_until
 from tests.test_training import changed
 
 METHODS = ("simclr", "simsiam", "nnclr")
@@ -104,7 +104,7 @@ def test_a_run_cut_off_and_started_again_ends_in_the_same_bytes(
     assert_equal_runs(resumed, undisturbed)
 
 
-def test_the_last_two_states_are_kept_and_all_of_them_go_when_the_run_is_done(
+def test_the_last_two_states_are_kept_and_the_last_alone_when_the_run_is_done(
     params: Params, images: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     checkpoints = Checkpoints(tmp_path / "run")
@@ -113,8 +113,21 @@ def test_the_last_two_states_are_kept_and_all_of_them_go_when_the_run_is_done(
         "0000000008",
         "0000000012",
     ]
-    checkpoints.remove()
-    assert not checkpoints.folder.exists()
+    checkpoints.finish("ab12.dir")
+    assert [path.name.split("-")[0] for path in sorted(checkpoints.folder.iterdir())] == [
+        "0000000012",
+        "outputs.md5",
+    ]
+
+
+def test_a_finished_run_is_not_trained_again_however_seldom_it_is_saved(
+    params: Params, images: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_params = tiny(params, **{"checkpoint.epochs": 100})
+    checkpoints = Checkpoints(tmp_path / "run")
+    finished = train(images, LABELS, run_params, checkpoints)
+    dies_in_batch(0, monkeypatch)
+    assert_equal_runs(train(images, LABELS, run_params, checkpoints), finished)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
@@ -253,29 +266,3 @@ def test_kill_9_at_random_moments_changes_no_byte(
     with np.load(tmp_path / "weights.npz") as weights:
         for name, weight in undisturbed.backbone.items():
             np.testing.assert_array_equal(weights[name], weight.numpy())
-
-
-@pytest.mark.slow
-def test_the_stage_goes_on_after_ctrl_c_and_leaves_no_checkpoint(small_chain: Path, chain_copy: Path) -> None:
-    printed, said = chain_copy / "stdout", chain_copy / "stderr"
-    process = start_stage("pretrain", chain_copy, printed, said, before=use_every_core)
-    try:
-        wait_until(lambda: printed.exists() and len(printed.read_text().splitlines()) == 2)
-    except AssertionError:
-        process.kill()
-        raise
-    header, first = printed.read_text().splitlines()
-    assert header.split()[:2] == ["epoch", "loss"]
-    assert first.split()[0] == "0/1"
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGINT)
-    process.join()
-    assert process.exitcode == 128 + signal.SIGINT
-    assert "; saved: the same command goes on from here" in said.read_text().splitlines()[-1]
-    (folder,) = (chain_copy / ".lookalike/checkpoints").iterdir()
-    assert "goes on in epoch 1, after step" in run_stage("pretrain", chain_copy, before=use_every_core).stdout
-    assert not folder.exists()
-    live = Path(".lookalike/live")
-    for name in ("data/pretrain/backbone.safetensors", "data/pretrain/history.tsv", live / "views.png"):
-        assert (chain_copy / name).read_bytes() == (small_chain / name).read_bytes(), name
-    assert "knn_top1" in (chain_copy / live / "report.html").read_text()

@@ -56,9 +56,9 @@ def test_a_word_in_what_only_speaks_keeps_the_name_and_changed_code_does_not(
 ) -> None:
     import stages.pretrain  # noqa: F401  # what the stage has imported when it asks for the name
 
-    loaded = module._loaded_code()
+    loaded = module.loaded_code()
     assert name in loaded
     before = run_key(params.pretrain, COLLECTION, LABELS)
     (tmp_path / "edited.py").write_bytes(loaded[name].read_bytes() + b"# another word")
-    monkeypatch.setattr(module, "_loaded_code", lambda: loaded | {name: tmp_path / "edited.py"})
+    monkeypatch.setattr(module, "loaded_code", lambda: loaded | {name: tmp_path / "edited.py"})
     assert (run_key(params.pretrain, COLLECTION, LABELS) != before) == is_part

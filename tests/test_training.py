@@ -1,8 +1,10 @@
 """The training loop: schedule, decay, statistics, held-out part, and the same bytes twice."""
 
+import functools
 import gc
 import math
 import os
+import resource
 import shutil
 import weakref
 from pathlib import Path
@@ -12,13 +14,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from models.backbones import build_backbone
+from models.backbones import Backbone, build_backbone
 from models.methods import METHODS
-from pipeline.errors import EXIT_FAULT, UserError
+from pipeline.errors import EXIT_FAULT, MachineError, UserError
 from pipeline.params.pretrain import Pretrain
 from pipeline.params.reader import Params
 from pipeline.training import learner, loop
+from pipeline.training.guards import machine_errors
 from pipeline.training.loop import train
 from pipeline.training.pixels import pixel_statistics
 from pipeline.training.resuming.checkpoint import Checkpoints
@@ -269,6 +273,37 @@ def test_a_collapse_warns_or_stops_as_params_say(
         train(images, LABELS, changed_run(everything, **{"collapse.action": "stop"}))
 
 
+class NearlyConstant(nn.Module):
+    """Sixteen features that tell images apart by a ten-thousandth of what all have in common."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 16)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = 1 + 1e-4 * self.linear(images.mean(dim=(2, 3)))
+        return features
+
+
+def test_features_that_collapse_behind_a_batch_norm_are_seen(
+    tiny: Pretrain,
+    images: NDArray[np.uint8],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(learner, "build_backbone", lambda *_, **__: Backbone(NearlyConstant(), 16))
+    one_epoch = changed_run(tiny, epochs=1, precision="float32")  # bfloat16 rounds such differences away
+    run = train(images, LABELS, one_epoch)
+    # the batch norm at the end of the projector makes a sphere of them
+    assert run.history[-1]["projection_std"] * np.sqrt(tiny.simclr.output_dim) > 0.5
+    warnings = capsys.readouterr().err
+    assert "warning: epoch 1: the backbone's features collapse: their standard deviation is" in warnings
+    assert "projections collapse" not in warnings
+    with pytest.raises(UserError, match="the backbone's features collapse") as error:
+        train(images, LABELS, changed_run(one_epoch, **{"collapse.action": "stop"}))
+    assert "\n" not in str(error.value)
+
+
 def test_a_backbone_that_cannot_be_built_is_one_line(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
     with pytest.raises(UserError, match=r"params\.yaml: pretrain\.backbone: .*resnet21.*resnet20"):
         train(images, LABELS, changed_run(tiny, **{"backbone.name": "resnet21"}))
@@ -282,13 +317,17 @@ def test_pixels_are_normalised_as_params_say(tiny: Pretrain, images: NDArray[np.
     assert own.statistics == pixel_statistics(images, seed=0)
 
 
-def test_views_of_another_size_than_the_backbone_takes_are_one_line(
-    tiny: Pretrain, images: NDArray[np.uint8]
+@pytest.mark.parametrize(("name", "size"), [("timm:vit_tiny_patch16_224", 16), ("conv4", 31)])
+def test_a_backbone_of_one_size_says_which_views_fit(
+    tiny: Pretrain, images: NDArray[np.uint8], name: str, size: int
 ) -> None:
-    large = np.repeat(np.repeat(images, 2, axis=1), 2, axis=2)
-    chosen = changed_run(tiny, **{"backbone.name": "conv4", "backbone.width": 8, "views.size": 31})
-    with pytest.raises(UserError, match=r"params\.yaml: pretrain: .*conv4") as error:
+    large = np.repeat(np.repeat(images, 2, axis=1), 2, axis=2)  # 32 px
+    chosen = changed_run(tiny, **{"backbone.name": name, "backbone.width": None, "views.size": size})
+    with pytest.raises(
+        UserError, match=rf"^params\.yaml: pretrain\.views\.size: {size}: .*'{name}'"
+    ) as error:
         train(large, LABELS, chosen)
+    assert str(error.value).endswith("it takes dataset.image_size: set views.size to 32")
     assert "\n" not in str(error.value)
 
 
@@ -388,3 +427,33 @@ def test_without_a_compiler_a_compiled_run_is_refused_in_one_line(chain_copy: Pa
         "error: pretrain.compile is true, but torch cannot compile"
     )
     assert (chain_copy / "data/pretrain/backbone.safetensors").read_bytes() == before
+
+
+def take_no_more_than(num_bytes: int) -> None:
+    """Before a stage: so much memory on top of what the process has mapped already."""
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + num_bytes, mapped + num_bytes))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory of Linux")
+def test_memory_that_is_full_is_one_line(chain_copy: Path) -> None:
+    # a batch of views takes 1,024 x 3 x 256 x 256 x 4 bytes, 768 MiB
+    large = {"pretrain.batch_size": 1024, "pretrain.views.size": 256, "pretrain.device": "cpu"}
+    change_params(chain_copy / "params.yaml", large)
+    limit = functools.partial(take_no_more_than, 700 << 20)
+    done = run_stage("pretrain", chain_copy, check=False, before=limit)
+    assert done.returncode == EXIT_FAULT, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "error: this machine's memory is full at pretrain.batch_size 1024 and pretrain.views.size 256: lower "
+        "one (and raise pretrain.optimizer.accumulate, so that a step takes as many images), or use a "
+        "smaller backbone"
+    )
+
+
+def test_numpys_memory_that_is_full_is_the_same_line(tiny: Pretrain) -> None:
+    line = r"this machine's memory is full at pretrain\.batch_size 16 and"
+    with pytest.raises(MachineError, match=line), machine_errors(tiny):
+        np.empty(1 << 62, dtype=np.uint8)
+    with pytest.raises(MachineError, match=line), machine_errors(tiny):
+        torch.empty(1 << 60, dtype=torch.uint8)

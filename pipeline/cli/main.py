@@ -1,10 +1,21 @@
 """The console script itself. What a command needs is imported when it runs: `--help` stays quick."""
 
+import importlib.metadata
+from typing import Annotated
+
 import typer
 
+from pipeline.cli.doctor import doctor
 from pipeline.cli.query import query
 from pipeline.cli.recipe import recipe
 from pipeline.errors import plain_errors
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(importlib.metadata.version("lookalike"))
+        raise typer.Exit
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,6 +26,19 @@ app = typer.Typer(
 )
 app.command()(query)
 app.command()(recipe)
+app.command()(doctor)
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and leave.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 def main() -> None:

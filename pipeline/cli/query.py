@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.answer_alone import answer_alone
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ def query(
     gallery: Annotated[
         Path | None, typer.Option(metavar="PICTURE", help="Draw queries and neighbours to this file.")
     ] = None,
-    data: Annotated[Path, typer.Option(metavar="FOLDER", help="Outputs of the chain.")] = Path("data"),
+    index: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="The index folder: of the chain, or a copy of one.")
+    ] = Path("data/index"),
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What the encoder runs on.")] = "auto",
 ) -> None:
     """Prints the images of the collection that look most like IMAGE.
@@ -34,32 +37,40 @@ def query(
       lookalike query photo.png
       lookalike query a.png b.png -k 5 --json
       lookalike query photo.png --gallery neighbours.png
+      lookalike query photo.png --index /backup/index
     """
     from pipeline.images import read_image
     from pipeline.search.image_index import ImageIndex
 
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device: {device!r} is none of auto, cpu, cuda")
-    index = ImageIndex.open(data, device)  # type: ignore[arg-type]
-    # every file is read before the first answer, so that a bad one stops the command before it prints
-    queries = [read_image(path, index.encoder.image_size) for path in images]
-    answers = [index.neighbors(pixels, k) for pixels in queries]
-    if gallery is not None:
-        from pipeline.pictures import write_picture
-        from pipeline.report.gallery import draw_gallery
+    with answer_alone() as out:
+        opened = ImageIndex.open(index, device)  # type: ignore[arg-type]
+        # every file is read before the first answer, so that a bad one stops the command before it prints
+        queries = [read_image(path, opened.encoder.image_size) for path in images]
+        answers = opened.answers(queries, k)
+        if gallery is not None:
+            from pipeline.pictures import write_picture
+            from pipeline.report.gallery import draw_gallery
 
-        write_picture(draw_gallery(index, queries, answers), gallery)
-    if as_json:
-        found = [
-            {"query": str(path), "neighbors": [asdict(neighbor) for neighbor in answer]}
-            for path, answer in zip(images, answers, strict=True)
-        ]
-        print(json.dumps(found, indent=2))
-        return
-    for path, answer in zip(images, answers, strict=True):
-        if len(images) > 1:
-            print(f"{path}:")
-        print(_table(answer))
+            write_picture(draw_gallery(opened.pictures(), queries, answers), gallery)
+        print(_json(images, answers) if as_json else _tables(images, answers), file=out)
+
+
+def _json(images: "list[Path]", answers: "list[list[Neighbor]]") -> str:
+    found = [
+        {"query": str(path), "neighbors": [asdict(neighbor) for neighbor in answer]}
+        for path, answer in zip(images, answers, strict=True)
+    ]
+    return json.dumps(found, indent=2)
+
+
+def _tables(images: "list[Path]", answers: "list[list[Neighbor]]") -> str:
+    """A table an image, under its name where there are several."""
+    tables = [_table(answer) for answer in answers]
+    if len(images) == 1:
+        return tables[0]
+    return "\n".join(f"{path}:\n{table}" for path, table in zip(images, tables, strict=True))
 
 
 def _table(neighbors: "list[Neighbor]") -> str:

@@ -29,6 +29,7 @@ def recipe(
       lookalike recipe stl10 -S pretrain.epochs=20 -S pretrain.batch_size=128
       lookalike recipe mnist5k
     """
+    from pipeline.artifacts import stages_under_way
     from pipeline.recipes import apply_recipe, describe_recipes
 
     if name is None:
@@ -40,4 +41,9 @@ def recipe(
         return
     changes = apply_recipe(name, settings or [])
     print("\n".join(map(str, changes)) or "nothing to change")
+    for folder, process in stages_under_way() if changes else []:
+        print(
+            f"{folder} is being written by process {process}, with the params as they were: where its own "
+            "changed it will write nothing, unless they are put back before it ends"
+        )
     print("next: dvc repro")

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 INPUT_NAME = "images"
 OUTPUT_NAME = "embeddings"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# In ONNX's own bytes: one number, and the same number again.
+_SMALLEST_MODEL = (
+    b'\x08\x08\x12\x00:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n'
+    b"\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
 _ONLY_FATAL = 4  # onnxruntime's log level: what it cannot do is said here, in one line
 
 
@@ -44,7 +49,7 @@ class Encoder:
         self.provider: str = session.get_providers()[0]
 
     @classmethod
-    def open(cls, path: Path, device: "Device" = "auto") -> Self:
+    def open(cls, path: Path | str, device: "Device" = "auto") -> Self:
         """Loads an encoder.
 
         Args:
@@ -55,8 +60,8 @@ class Encoder:
             UserError: the file is missing, damaged or no encoder of this project.
             MachineError: `cuda` was asked for and onnxruntime would run on something else.
         """
-        existing(path, made_by="export")
-        chosen = device if device != "auto" else ("cuda" if _has_cuda() else "cpu")
+        path = existing(Path(path), made_by="export")
+        chosen = device if device != "auto" else ("cuda" if has_cuda() else "cpu")
         if chosen == "cuda":
             onnxruntime.preload_dlls()  # from the nvidia packages, or the system's
         options = onnxruntime.SessionOptions()
@@ -107,7 +112,7 @@ class Encoder:
         return np.asarray(embeddings)
 
 
-def _has_cuda() -> bool:
+def has_cuda() -> bool:
     """Whether the driver sees a GPU; asked of the driver itself, since torch must not be imported here."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -115,6 +120,21 @@ def _has_cuda() -> bool:
         return False
     count = ctypes.c_int(0)
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def usable_providers() -> list[str]:
+    """The execution providers that really run a model here, the fastest first.
+
+    Those that onnxruntime was built with are no answer: without an error it falls back to the CPU where
+    CUDA's libraries cannot be loaded.
+    """
+    onnxruntime.set_default_logger_severity(_ONLY_FATAL)
+    if has_cuda():
+        onnxruntime.preload_dlls()
+    built_with = onnxruntime.get_available_providers()
+    devices = ("cuda", "cpu") if has_cuda() else ("cpu",)
+    wanted = [_PROVIDERS[device] for device in devices if _PROVIDERS[device] in built_with]
+    return list(onnxruntime.InferenceSession(_SMALLEST_MODEL, providers=wanted).get_providers())
 
 
 def _first_line(error: Exception) -> str:

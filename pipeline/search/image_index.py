@@ -1,24 +1,37 @@
-"""A searchable collection: the encoder, the index and the manifest, opened together and asked."""
+"""A searchable collection: one index folder, opened and asked."""
 
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import faiss
 import numpy as np
+import pyarrow
 from numpy.typing import NDArray
 
-from pipeline.artifacts import Artifacts, existing
+from pipeline.artifacts import Artifacts, existing, sha256_of
+from pipeline.atomic import recover_if_free
 from pipeline.encoder.runtime import Encoder
 from pipeline.errors import UserError, damaged_output
-from pipeline.images import read_image
-from pipeline.search.index import IndexCard, read_card, read_index
-from pipeline.search.tuning import set_search_parameters
+from pipeline.search.catalog import Catalog
+from pipeline.search.finding import find
+from pipeline.search.index_folder import IndexCard, IndexFolder
+from pipeline.search.queries import Query, is_one, to_embeddings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from pipeline.params.section import Device  # a type alone: a query reads no params.yaml
+
+# DVC replaces the files of a folder that it checks out one by one
+_SETTLED_AFTER_S = 2.0
+_PATIENCE_S = 20.0
+
+_Opened = TypeVar("_Opened")
 
 
 @dataclass(frozen=True)
@@ -34,60 +47,116 @@ class Neighbor:
 
 
 class ImageIndex:
-    """A searchable collection: the encoder, the index, and what is known of each image."""
+    """A searchable collection: the encoder, the index, and what is known of each image.
 
-    def __init__(self, data: Artifacts, encoder: Encoder, index: faiss.Index, card: IndexCard) -> None:
+    What is open answers on from its own generation when the folder is replaced.
+    """
+
+    def __init__(
+        self, folder: IndexFolder, encoder: Encoder, index: faiss.Index, card: IndexCard, catalog: Catalog
+    ) -> None:
         self.encoder = encoder
         self.card = card
-        self._data = data
-        self._index = index
+        self._folder, self._index, self._catalog = folder, index, catalog
 
     @classmethod
-    def open(cls, root: Path | str = "data", device: "Device" = "auto") -> Self:
-        """Opens the outputs of a run of the chain.
+    def open(cls, path: Path | str = "data/index", device: "Device" = "auto") -> Self:
+        """Opens an index folder: of stage `index`, or a copy of one anywhere.
 
         Args:
-            root: the folder that holds encoder/, index/ and images/.
+            path: of the folder.
             device: what the encoder runs on.
 
         Raises:
-            UserError: a file is missing or damaged, or encoder, index and manifest are not of one run; the
-                message names the file, the values and the command that mends it.
+            UserError: a file is missing or damaged, or the files are not of one generation; the message names
+                the file, the values and the command that mends it.
             MachineError: `cuda` where there is none.
         """
-        data = Artifacts(Path(root))
-        encoder = Encoder.open(data.encoder, device)
-        card = read_card(data.index_card)
-        index = read_index(data.index)
-        _check_contract(data, encoder, index, card)
-        set_search_parameters(index, card.search_parameters)
-        return cls(data, encoder, index, card)
+        folder = IndexFolder(Path(path))
+        recover_if_free(folder.path)
+        return _of_one_generation(folder.path, lambda: cls._open(folder, device))
+
+    @classmethod
+    def _open(cls, folder: IndexFolder, device: "Device") -> Self:
+        card = folder.read_card()
+        index = folder.read_index(card)
+        existing(folder.encoder, made_by="index")
+        encoder = Encoder.open(folder.encoder, device)
+        folder.check(folder.encoder, encoder.sha256, card.encoder_sha256)
+        if encoder.dim != card.dimension:
+            raise folder.of_another(folder.encoder, f"of {encoder.dim} dimensions", str(card.dimension))
+        existing(folder.catalog, made_by="index")
+        folder.check(folder.catalog, sha256_of(folder.catalog), card.catalog_sha256)
+        try:
+            catalog = Catalog(folder.catalog)
+        except pyarrow.ArrowInvalid:
+            raise damaged_output(folder.catalog, "not a parquet file", "index") from None
+        return cls(folder, encoder, index, card, catalog)
 
     def __len__(self) -> int:
         return self.card.count
 
-    def search(self, image: Path | str | NDArray[np.uint8], k: int = 10) -> "pd.DataFrame":
+    def search(
+        self,
+        query: "Query | Sequence[Query]",
+        k: int = 10,
+        *,
+        split: str | None = None,
+        class_name: str | None = None,
+    ) -> "pd.DataFrame":
         """The k images that look most alike, as a table: rank, score, class_name, id, source, split.
 
         Args:
-            image: a file, or RGB pixels uint8 [H, W, 3] of the encoder's size.
-            k: from 1 to the size of the index.
+            query: an image file; RGB pixels, uint8 [H, W, 3] of the encoder's size; the id of an image of the
+                collection, which is left out of its own answer; or an embedding, float [D]. A list of such,
+                pixels [B, H, W, 3] or embeddings [B, D] ask for many at once: the table then begins with the
+                column `query`, which counts them from 0.
+            k: from 1 to the size of the index. Fewer come back where the index finds no more.
+            split: only images of this split.
+            class_name: only images of this class.
 
         Raises:
-            UserError: the file cannot be read, or k is out of range.
+            UserError: a file cannot be read, there is no such id, split or class, or k is out of range.
+
+        Example:
+            >>> index = ImageIndex.open("data/index")  # doctest: +SKIP
+            >>> index.search("photo.jpg", k=5, split="train")  # doctest: +SKIP
         """
         import pandas as pd  # 0.6 s that the command line does without
 
-        return pd.DataFrame([asdict(neighbor) for neighbor in self.neighbors(image, k)])
+        answers = self.answers(query, k, split=split, class_name=class_name)
+        columns = list(Neighbor.__dataclass_fields__)
+        if is_one(query):
+            return pd.DataFrame([asdict(neighbor) for neighbor in answers[0]], columns=columns)
+        return pd.DataFrame(
+            [
+                {"query": number} | asdict(neighbor)
+                for number, answer in enumerate(answers)
+                for neighbor in answer
+            ],
+            columns=["query", *columns],
+        )
 
-    def neighbors(self, image: Path | str | NDArray[np.uint8], k: int = 10) -> list[Neighbor]:
-        """Like `search`, as a list from the nearest on; the score is the cosine similarity."""
+    def answers(
+        self,
+        query: "Query | Sequence[Query]",
+        k: int = 10,
+        *,
+        split: str | None = None,
+        class_name: str | None = None,
+    ) -> list[list[Neighbor]]:
+        """Like `search`, a list for each query, from the nearest on; the score is the cosine similarity."""
         if not 1 <= k <= len(self):
             raise UserError(f"k is {k}, the index holds {len(self)} images: choose k from 1 to {len(self)}")
-        if not isinstance(image, np.ndarray):
-            image = read_image(Path(image), self.encoder.image_size)
-        similarities, ids = self._index.search(self.encoder(image[None]), k)
-        rows = _manifest_rows(self._data.manifest, ids[0])
+        embeddings, own_ids = to_embeddings(query, self.encoder, self._index)
+        among = None
+        if split is not None or class_name is not None:
+            among = self._catalog.ids_of(split, class_name)
+        found = find(self._index, embeddings, k, self.card.search_parameters, among, own_ids)
+        return [self._named(similarities, ids) for similarities, ids in found]
+
+    def _named(self, similarities: NDArray[np.float32], ids: NDArray[np.int64]) -> list[Neighbor]:
+        rows = self._catalog.rows(ids)
         return [
             Neighbor(
                 rank=rank,
@@ -97,50 +166,69 @@ class ImageIndex:
                 source=row["source"],
                 split=row["split"],
             )
-            for rank, (score, row) in enumerate(zip(similarities[0], rows, strict=True), start=1)
+            for rank, (score, row) in enumerate(zip(similarities, rows, strict=True), start=1)
         ]
 
-    def pixels(self, id: int) -> NDArray[np.uint8]:  # noqa: A002
-        """The pixels of an image of the collection, uint8 [H, W, 3]."""
-        first = 0
-        for split in self._data.splits():
-            images = self._data.read_images(split)
-            if id < first + len(images):
-                return np.asarray(images[id - first])
-            first += len(images)
-        raise UserError(f"there is no image {id}: the ids go from 0 to {first - 1}")
+    def pictures(self) -> Callable[[int], NDArray[np.uint8]]:
+        """Gives the pixels of an image by its id, uint8 [H, W, 3], from `images/` beside the index folder.
+
+        Raises:
+            UserError: there is no such folder, or it holds another generation of the collection.
+        """
+        data = Artifacts(self._folder.path.parent)
+        parts = [data.read_images(split) for split in data.splits()]  # opened before the manifest is hashed
+        found = sha256_of(existing(data.manifest, made_by="fetch"))
+        if found != self.card.manifest_sha256:
+            raise UserError(
+                f"{data.manifest}: is {found[:12]}, but {self._folder.path} was built from "
+                f"{self.card.manifest_sha256[:12]}: its pictures are not those of the index: "
+                "run 'dvc repro index'"
+            )
+
+        def picture(id_: int) -> NDArray[np.uint8]:
+            row = id_
+            for part in parts:
+                if 0 <= row < len(part):
+                    return np.asarray(part[row])
+                row -= len(part)
+            raise UserError(f"there is no image {id_}: the ids go from 0 to {len(self) - 1}")
+
+        return picture
 
 
-def _check_contract(data: Artifacts, encoder: Encoder, index: faiss.Index, card: IndexCard) -> None:
-    """Refuses encoder, index and manifest that are not of one run."""
-    mend = "run 'dvc repro index'"
-    if card.encoder_sha256 != encoder.sha256:
-        raise UserError(
-            f"{data.index}: built with encoder {card.encoder_sha256[:12]}, but {data.encoder} is "
-            f"{encoder.sha256[:12]}: {mend}"
-        )
-    if not index.d == card.dimension == encoder.dim:
-        raise UserError(
-            f"{data.index}: has {index.d} dimensions and {data.index_card} says {card.dimension}, but "
-            f"{data.encoder} gives {encoder.dim}: {mend}"
-        )
-    import pyarrow.parquet
+def _of_one_generation(path: Path, open_: Callable[[], _Opened]) -> _Opened:
+    """Opens again what was replaced while it was opened, so that no answer mixes two generations.
 
+    A stage exchanges the whole folder at once. DVC, where it checks one out, replaces one file after the
+    other: what does not belong together is looked at again until nothing has moved for two seconds.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        before = _identity(path)
+        try:
+            opened = open_()
+        except UserError:
+            moved = _identity(path) != before
+            if not (moved or _is_settling(path)) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+            continue
+        if _identity(path) == before:
+            return opened
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        num_images = pyarrow.parquet.read_metadata(existing(data.manifest, made_by="fetch")).num_rows
-    except pyarrow.ArrowInvalid:
-        raise damaged_output(data.manifest, "not a parquet file", "fetch") from None
-    if not index.ntotal == card.count == num_images:
-        raise UserError(
-            f"{data.index}: holds {index.ntotal} images and {data.index_card} says {card.count}, but "
-            f"{data.manifest} lists {num_images}: {mend}"
-        )
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
-def _manifest_rows(path: Path, ids: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """The manifest's rows of these ids, in their order."""
-    import pyarrow.parquet  # alone, it is imported 0.6 s sooner than pandas
-
-    # neither read_table nor take: both import pandas
-    table = pyarrow.parquet.ParquetFile(path).read(columns=["id", "split", "class_name", "source"])
-    return [table.slice(id_, 1).to_pylist()[0] for id_ in ids.tolist()]
+def _is_settling(path: Path) -> bool:
+    """Whether the folder or a file in it has just been given its name or its bytes."""
+    try:
+        changed = max(entry.stat().st_ctime for entry in (path, *path.iterdir()))
+    except FileNotFoundError:
+        return False
+    return time.time() - changed < _SETTLED_AFTER_S

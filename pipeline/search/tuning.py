@@ -6,6 +6,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.search.rows import chunks
+
 # Q queries, D dimensions
 
 # What trades speed for recall, by the kind of index; doubled until the recall is reached.
@@ -20,8 +22,8 @@ def tune(
 
     Args:
         index: built; it keeps the parameter that is found.
-        queries: [Q, D].
-        truth: ids of their exact nearest, [Q, k].
+        queries: [Q, D], of images that are not in the index.
+        truth: ids of their exact nearest among those that are, [Q, k].
         target_recall: of the k nearest.
 
     Returns:
@@ -40,21 +42,50 @@ def tune(
 
 
 def recall(index: faiss.Index, queries: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
-    """The share of `truth`, ids [Q, k], that the index finds among its own k nearest of `queries`, [Q, D]."""
+    """The share of `truth`, ids [Q, k], that the index finds among its own k nearest of `queries`, [Q, D].
+
+    Of no queries, or among no images, nothing is missed: 1.
+    """
+    if truth.size == 0:
+        return 1.0
     _, found = index.search(queries, truth.shape[1])
     hits = (found[:, :, None] == truth[:, None, :]).any(axis=1)
     return float(hits.mean())
 
 
 def exact_neighbors(
-    embeddings: Sequence[NDArray[np.float32]], queries: NDArray[np.float32], k: int
+    embeddings: Sequence[NDArray[np.float32]],
+    queries: NDArray[np.float32],
+    k: int,
+    left_out: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Ids of the k largest inner products over all parts, [Q, k]."""
-    exact = faiss.IndexFlatIP(embeddings[0].shape[1])
-    for part in embeddings:
-        exact.add(np.ascontiguousarray(part))
-    _, ids = exact.search(queries, k)
-    return np.asarray(ids, dtype=np.int64)
+    """Ids of the k largest inner products over all parts but for some rows, by exact search.
+
+    Args:
+        embeddings: parts of [N, D], of which a chunk is in memory at a time.
+        queries: [Q, D].
+        k: at most as many as rows are left.
+        left_out: rows that are not searched, sorted.
+
+    Returns:
+        [Q, k], from the nearest on; of equals the smaller id first.
+    """
+    best = np.empty((len(queries), 0), dtype=np.float32)
+    ids = np.empty((len(queries), 0), dtype=np.int64)
+    for first, rows in chunks(embeddings):
+        numbers = np.arange(first, first + len(rows))
+        kept = ~np.isin(numbers, left_out)
+        if not kept.any():
+            continue
+        similarities, places = faiss.knn(
+            queries, rows[kept], min(k, int(kept.sum())), metric=faiss.METRIC_INNER_PRODUCT
+        )
+        best = np.concatenate([best, similarities], axis=1)
+        ids = np.concatenate([ids, numbers[kept][places]], axis=1)
+        order = np.lexsort((ids, -best), axis=1)[:, :k]
+        best = np.take_along_axis(best, order, axis=1)
+        ids = np.take_along_axis(ids, order, axis=1)
+    return ids
 
 
 def set_search_parameters(index: faiss.Index, parameters: Mapping[str, int]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.backbones import Backbone, build_backbone
 from models.methods import METHODS
@@ -16,6 +16,7 @@ from pipeline.params.pretrain import Pretrain
 from pipeline.training.cuda_graph import Learned, RecordedStep
 from pipeline.training.machine import choose_device, choose_precision, keep_freed_memory, make_deterministic
 from pipeline.training.monitoring.epoch_log import scalars
+from pipeline.training.monitoring.monitor import eval_mode
 from pipeline.training.optimizers import build_optimizer, clip_gradient, set_learning_rate
 from pipeline.training.pixels import Images, choose_statistics
 from pipeline.training.views import make_views
@@ -39,7 +40,7 @@ class Learner:
         std: likewise.
 
     Raises:
-        UserError: the backbone cannot be built.
+        UserError: the backbone cannot be built, or takes no views of the size that params ask for.
         MachineError: there is no such device.
     """
 
@@ -101,7 +102,7 @@ class Learner:
             labels: [B] on the device, or -1 where there is none.
 
         Raises:
-            UserError: the views have another size than the backbone takes.
+            UserError: the method has no loss for such views.
         """
         try:
             return scalars(self._step(batch, labels, copy.deepcopy(self._objective)))
@@ -155,6 +156,23 @@ class Learner:
 
 def _build(params: Pretrain, image_size: int) -> Backbone:
     try:
-        return build_backbone(**params.backbone.model_dump(), image_size=image_size)
+        backbone = build_backbone(**params.backbone.model_dump(), image_size=image_size)
     except ValueError as error:
         raise UserError(f"params.yaml: pretrain.backbone: {error}") from None
+    if params.views.size != image_size:
+        _check_size(backbone.module, params, image_size)
+    return backbone
+
+
+@torch.no_grad()
+def _check_size(module: nn.Module, params: Pretrain, image_size: int) -> None:
+    size = params.views.size
+    try:
+        with eval_mode(module):
+            module(torch.zeros(1, 3, size, size))
+    except Exception as error:  # each family of networks has its own way to refuse
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(
+            f"params.yaml: pretrain.views.size: {size}: backbone '{params.backbone.name}' takes no such "
+            f"views ({reason}); it takes dataset.image_size: set views.size to {image_size}"
+        ) from None

@@ -90,7 +90,7 @@ def train(
                 run.end_epoch(progress)
             if interrupts.signal is not None:
                 run.stop(interrupts.signal)
-            run.autosave.after_epoch()
+            run.autosave.after_epoch(is_last=run.is_done)
         run.say_where_it_ended(progress)
     return run.result()
 
@@ -188,7 +188,7 @@ class _Run:
         state.history.append(state.log.row(state.epoch, lr) | self._watch.measure())
         self._show_epoch(progress)
         self._on_epoch(state.history)
-        check_collapse(state.history[-1], self._params)
+        check_collapse(state.history[-1], self._params, self._learner.backbone.feature_dim)
         if self._params.early_stopping.patience is not None:
             state.keep_best(self._learner.backbone.module)
         state.end_epoch()
@@ -211,7 +211,9 @@ class _Run:
         """Where the run begins: at a checkpoint, or at the untrained network."""
         self.autosave.start_clock()
         state = self._state
-        if goes_on:
+        if self.is_done:
+            progress.say("had finished: nothing is left to train")
+        elif goes_on:
             progress.say(
                 f"goes on in epoch {state.epoch}, after step {state.step} of {self.plan.steps_per_epoch}"
             )

@@ -29,6 +29,13 @@ def choose_device(name: Device) -> torch.device:
     return torch.device("cuda" if name != "cpu" and has_cuda else "cpu")
 
 
+def device_name(device: torch.device) -> str:
+    """What the device calls itself, like `NVIDIA H100`, or what the processor is."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return torch.backends.cpu.get_cpu_capability()
+
+
 def choose_precision(name: str, device: torch.device) -> str:
     """`auto` is bfloat16 where the hardware computes in it, else float16 on a GPU and float32 elsewhere.
 

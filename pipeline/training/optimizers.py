@@ -1,6 +1,7 @@
 """The optimisers, and what the learning rate does from step to step."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ def build_optimizer(
     arXiv:1711.05101.
     """
     constant = {id(weight) for weight in constant_lr}
-    groups = []
+    groups: list[dict[str, Any]] = []
     for follows in (True, False):
         weights = [weight for weight in module.parameters() if (id(weight) not in constant) == follows]
         for decays in (True, False):
@@ -44,6 +45,9 @@ def build_optimizer(
         case "lars":
             from timm.optim.lars import Lars  # here: half a second, and only this one needs it
 
+            # of itself timm adapts no rate where nothing decays, as with weight_decay 0
+            for each in groups:
+                each["always_adapt"] = all(weight.ndim > 1 for weight in each["params"])
             return Lars(groups, lr=params.lr, momentum=params.momentum, trust_coeff=params.trust_coefficient)
         case "adam":
             # torch's Adam adds the decay to the gradient, AdamW takes it off the weights

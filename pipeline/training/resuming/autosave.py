@@ -55,9 +55,10 @@ class Autosave:
             self.save()
             self._state.start_clock()
 
-    def after_epoch(self) -> None:
-        """Saves where so many epochs are done."""
-        if self._checkpoints is not None and (self._state.epoch - 1) % self._params.epochs == 0:
+    def after_epoch(self, *, is_last: bool) -> None:
+        """Saves where so many epochs are done, and at the end: a finished run is never trained again."""
+        is_due = is_last or (self._state.epoch - 1) % self._params.epochs == 0
+        if self._checkpoints is not None and is_due:
             self.save()
 
     def save(self) -> bool:

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from pipeline.atomic import atomic_file
+from pipeline.training.resuming.kept_runs import mark_finished
 
 _KEPT = 2  # the last, and the one before should the last be damaged
 _HASH_DIGITS = 16
@@ -43,7 +43,7 @@ class Checkpoints:
         content = buffer.getvalue()
         with atomic_file(self.folder / f"{step:010d}-{_hash(content)}.pt") as partial:
             partial.write_bytes(content)
-        for old in self._files()[:-_KEPT]:
+        for old in [*self._files()[:-_KEPT], *self.folder.glob(".*.partial")]:  # or of a run that was killed
             old.unlink()
 
     def load(self, into: Callable[[dict[str, Any]], None]) -> bool:
@@ -66,9 +66,11 @@ class Checkpoints:
         """The file that the run would go on from."""
         return max(self._files(), default=None)
 
-    def remove(self) -> None:
-        """Once the run is done nothing of it is needed."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def finish(self, outputs: str) -> None:
+        """The run is done: the last state alone stays, until DVC has recorded the outputs of this hash."""
+        for old in self._files()[:-1]:
+            old.unlink()
+        mark_finished(self.folder, outputs)
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("*.pt"))

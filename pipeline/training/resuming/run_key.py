@@ -1,10 +1,8 @@
-"""The name of a run: another one wherever params, images, labels or code could end it in other bytes."""
+"""The name of a run: another one wherever params, images, labels, code or machine could change its bytes."""
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +10,26 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.params.pretrain import Pretrain
-from pipeline.provenance import why_without_effect
+from pipeline.provenance import loaded_code, why_without_effect
+from pipeline.training.machine import choose_device, choose_precision
 
-_CODE = ("models", "pipeline")
 _DIGITS = 16
+
+
+def run_name(params: Pretrain, collection: Mapping[str, Any], labels: NDArray[np.int64]) -> str:
+    """The key of a run and the kind of machine, like `0123456789abcdef-cpu-bfloat16-2-threads`.
+
+    Another device, another precision or, on the CPU, another number of threads adds in another order or to
+    other digits, so none goes on from what another has begun.
+
+    Raises:
+        MachineError: there is no such device.
+    """
+    device = choose_device(params.device)
+    kind = f"{device.type}-{choose_precision(params.precision, device)}"
+    if device.type == "cpu":
+        kind += f"-{torch.get_num_threads()}-threads"
+    return f"{run_key(params, collection, labels)}-{kind}"
 
 
 def run_key(params: Pretrain, collection: Mapping[str, Any], labels: NDArray[np.int64]) -> str:
@@ -32,19 +46,7 @@ def run_key(params: Pretrain, collection: Mapping[str, Any], labels: NDArray[np.
     key = hashlib.sha256(params.learned())
     key.update(json.dumps([collection, torch.__version__]).encode())
     key.update(labels.tobytes())
-    for name, path in sorted(_loaded_code().items()):
-        if why_without_effect(name, section="pretrain") is None:
+    for name, path in sorted(loaded_code().items()):
+        if not name.startswith("stages/") and why_without_effect(name, section="pretrain") is None:
             key.update(name.encode() + path.read_bytes())
     return key.hexdigest()[:_DIGITS]
-
-
-def _loaded_code() -> dict[str, Path]:
-    """The project's modules that this process has imported, by their path in the project."""
-    found = {}
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if file is not None and name.partition(".")[0] in _CODE:
-            path = Path(file)
-            levels = name.count(".") + (path.name == "__init__.py")
-            found[path.relative_to(path.parents[levels]).as_posix()] = path
-    return found

@@ -1,0 +1,84 @@
+"""The k nearest of an index, whatever its kind: within some of the ids, without a query's own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError
+
+# Q queries, D dimensions, N images
+
+
+def find(
+    index: faiss.Index,
+    queries: NDArray[np.float32],
+    k: int,
+    parameters: Mapping[str, int],
+    among: NDArray[np.bool_] | None,
+    own_ids: NDArray[np.int64],
+) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """Searches, and searches more thoroughly where an approximate index comes back with too few.
+
+    Args:
+        index: of N images.
+        queries: [Q, D].
+        k: wanted of each.
+        parameters: of the search, as tuned, like nprobe; empty for an index that has none.
+        among: which ids may be found, [N]; None: all.
+        own_ids: the query's own, which it does not find, [Q]; -1 where it has none.
+
+    Returns:
+        For each query similarities and ids, from the nearest on; fewer than k where there are no more.
+
+    Raises:
+        UserError: an index of this kind cannot search within some of its ids.
+    """
+    num_allowed = index.ntotal if among is None else int(among.sum())
+    wanted = min(k + int((own_ids >= 0).any()), num_allowed)
+    similarities = np.empty((len(queries), 0), dtype=np.float32)
+    ids = np.empty((len(queries), 0), dtype=np.int64)
+    thorough = 1
+    while wanted:
+        chosen = {name: value * thorough for name, value in parameters.items()}
+        try:
+            params = _parameters(index, chosen, among)
+            similarities, ids = index.search(queries, wanted, params=params)
+        except RuntimeError:
+            raise UserError(
+                "an index of this kind cannot search within a split or a class: choose another index.factory"
+            ) from None
+        if (ids >= 0).all() or not chosen or max(chosen.values()) >= index.ntotal:
+            break
+        thorough *= 2
+    answers = []
+    for query in range(len(queries)):
+        kept = np.flatnonzero((ids[query] >= 0) & (ids[query] != own_ids[query]))[:k]
+        answers.append((similarities[query, kept], ids[query, kept]))
+    return answers
+
+
+def _parameters(index: faiss.Index, chosen: Mapping[str, int], among: NDArray[np.bool_] | None) -> Any:
+    """FAISS's own search parameters of this kind of index; None where it searches as it is."""
+    if not chosen and among is None:
+        return None
+    index = faiss.downcast_index(index)
+    kinds: Any = faiss  # whose type stubs lack most of these
+    selected = {}
+    if among is not None:
+        selected = {"sel": kinds.IDSelectorBitmap(np.packbits(among, bitorder="little"))}
+    if isinstance(index, faiss.IndexIDMap):
+        if among is not None and isinstance(faiss.downcast_index(index.index), faiss.IndexPreTransform):
+            raise RuntimeError(
+                "FAISS would select by other ids there"
+            )  # it looks for a selector on top alone
+        return _parameters(index.index, chosen, among)
+    if isinstance(index, faiss.IndexPreTransform):
+        return kinds.SearchParametersPreTransform(index_params=_parameters(index.index, chosen, among))
+    if isinstance(index, faiss.IndexIVF):
+        return kinds.SearchParametersIVF(**selected, **chosen)
+    if isinstance(index, faiss.IndexHNSW):
+        return kinds.SearchParametersHNSW(**selected, **chosen)
+    return kinds.SearchParameters(**selected)

@@ -1,0 +1,91 @@
+"""What an index can be asked with: files, pixels, ids, embeddings, one or many; all become embeddings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.encoder.runtime import Encoder
+from pipeline.errors import UserError
+from pipeline.images import read_image
+
+Query = Path | str | int | NDArray[np.uint8] | NDArray[np.floating]
+
+_IMAGES_AT_ONCE = 64
+NOT_IN_THE_INDEX = -1
+
+
+def is_one(query: Query | Sequence[Query]) -> bool:
+    """Whether this is one query: a list, pixels [B, H, W, 3] and embeddings [B, D] are many."""
+    if isinstance(query, np.ndarray):
+        return query.ndim == (3 if query.dtype == np.uint8 else 1)
+    return isinstance(query, str | Path | int | np.integer)
+
+
+def to_embeddings(
+    query: Query | Sequence[Query], encoder: Encoder, index: faiss.Index
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The embeddings of one query or of many.
+
+    Args:
+        query: see `ImageIndex.search`.
+        encoder: of the index.
+        index: that is asked; the embedding of an id is read from it.
+
+    Returns:
+        float32 [Q, D], L2-normalised, and each query's own id, or -1 where it is not asked by one, [Q].
+
+    Raises:
+        UserError: a file cannot be read, an id or an embedding is not of this index, or the pixels are not of
+            the encoder's size.
+    """
+    queries: list[Any] = [query] if is_one(query) else list(query)  # type: ignore[arg-type]
+    embeddings = np.empty((len(queries), encoder.dim), dtype=np.float32)
+    own_ids = np.full(len(queries), NOT_IN_THE_INDEX, dtype=np.int64)
+    pictures: list[int] = []
+    for place, each in enumerate(queries):
+        if isinstance(each, int | np.integer):
+            embeddings[place], own_ids[place] = _embedding_of(int(each), index), each
+        elif isinstance(each, np.ndarray) and each.dtype != np.uint8:
+            embeddings[place] = _unit(each, encoder.dim)
+        else:
+            pictures.append(place)
+    for start in range(0, len(pictures), _IMAGES_AT_ONCE):
+        places = pictures[start : start + _IMAGES_AT_ONCE]
+        pixels = [_pixels(queries[place], encoder.image_size) for place in places]
+        embeddings[places] = encoder(np.stack(pixels))
+    return embeddings, own_ids
+
+
+def _pixels(query: Path | str | NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    if not isinstance(query, np.ndarray):
+        return read_image(Path(query), size)
+    if query.shape != (size, size, 3):
+        raise UserError(f"pixels are {list(query.shape)}, the encoder takes uint8 [{size}, {size}, 3]")
+    return query
+
+
+def _embedding_of(id_: int, index: faiss.Index) -> NDArray[np.float32]:
+    if not 0 <= id_ < index.ntotal:
+        raise UserError(f"there is no image {id_}: the ids go from 0 to {index.ntotal - 1}")
+    inverted = faiss.try_extract_index_ivf(index)
+    if inverted is not None:
+        inverted.make_direct_map()  # where each id lies; made once
+    try:
+        return np.asarray(index.reconstruct(id_), dtype=np.float32)
+    except RuntimeError:
+        raise UserError(
+            f"image {id_}: an index of this kind does not give its embeddings back: ask with the image's file"
+        ) from None
+
+
+def _unit(embedding: NDArray[np.floating], dimension: int) -> NDArray[np.float32]:
+    if embedding.shape != (dimension,):
+        raise UserError(f"an embedding is {list(embedding.shape)}, the index holds [{dimension}]")
+    length = float(np.linalg.norm(embedding))
+    if not np.isfinite(length) or length == 0:
+        raise UserError(f"an embedding has length {length}: it needs a direction")
+    return (embedding / length).astype(np.float32)

@@ -1,0 +1,452 @@
+"""An index folder answers alone, of one generation, and never with a stranger."""
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pandas as pd
+import pyarrow.parquet
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline import Encoder, ImageIndex, atomic
+from pipeline.artifacts import Artifacts, sha256_of
+from pipeline.atomic import atomic_folder
+from pipeline.errors import UserError
+from pipeline.evaluation.knn import nearest
+from pipeline.params.reader import Params
+from pipeline.search import image_index
+from pipeline.search.catalog import Catalog, write_catalog
+from pipeline.search.index import make_index
+from pipeline.search.index_folder import IndexFolder
+from tests.processes import fails, run_stage
+
+FILES = ("images.faiss", "index.json", "encoder.onnx", "catalog.parquet")
+
+
+@pytest.fixture(autouse=True)
+def nothing_settles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test has just damaged is not waited for, as what DVC is putting there is."""
+    monkeypatch.setattr(image_index, "_SETTLED_AFTER_S", 0.0)
+
+
+@pytest.fixture
+def alone(small_chain: Path, tmp_path: Path) -> Path:
+    """The small run's index folder, copied to where nothing else is."""
+    return shutil.copytree(small_chain / "data/index", tmp_path / "elsewhere")
+
+
+@pytest.fixture
+def images(small_chain: Path) -> NDArray[np.uint8]:
+    """Those of the test split; their ids begin at 4,000."""
+    return Artifacts(small_chain / "data").read_images("test")
+
+
+@pytest.mark.slow
+def test_the_folder_holds_four_files_and_the_card_names_the_hash_of_each(small_chain: Path) -> None:
+    data = Artifacts(small_chain / "data")
+    assert sorted(path.name for path in data.index.iterdir()) == sorted(FILES)
+    assert json.loads((data.index / "index.json").read_text()) == {
+        "index_sha256": sha256_of(data.index / "images.faiss"),
+        "encoder_sha256": sha256_of(data.encoder),
+        "catalog_sha256": sha256_of(data.index / "catalog.parquet"),
+        "manifest_sha256": sha256_of(data.manifest),
+        "dimension": 64,
+        "count": 5000,
+        "factory": "Flat",
+        "search_parameters": {},
+        "recall_at_10": 1.0,
+        "target_recall": 0.95,
+    }
+    catalog = pd.read_parquet(data.index / "catalog.parquet")
+    columns = ["id", "split", "class_name", "source", "sha256"]
+    pd.testing.assert_frame_equal(catalog, data.read_manifest()[columns])
+
+
+@pytest.mark.slow
+def test_an_image_of_the_collection_finds_itself_first(alone: Path, images: NDArray[np.uint8]) -> None:
+    index = ImageIndex.open(alone)
+    table = index.search(np.array(images[7]), k=5)
+    assert list(table.columns) == ["rank", "score", "class_name", "id", "source", "split"]
+    assert table["rank"].tolist() == [1, 2, 3, 4, 5]
+    assert table.loc[0, "id"] == 4007  # after the 4,000 of train
+    assert table.loc[0, "split"] == "test"
+    assert table.loc[0, "score"] == pytest.approx(1, abs=1e-5)
+    assert table["score"].is_monotonic_decreasing
+
+
+@pytest.mark.slow
+def test_the_answers_are_those_of_an_exact_search_in_the_embeddings(small_chain: Path, alone: Path) -> None:
+    data = Artifacts(small_chain / "data")
+    bank = np.concatenate([data.read_embeddings(split) for split in data.splits()])
+    manifest = data.read_manifest()
+    picture = ImageIndex.open(data.index).pictures()
+    asked = (0, 1234, 4999)
+    tables = ImageIndex.open(alone).search([picture(id_) for id_ in asked], k=10)
+    for number, id_ in enumerate(asked):
+        _, rows = nearest(bank[id_ : id_ + 1], bank, 10)
+        table = tables[tables["query"] == number]
+        assert table["id"].tolist() == rows[0].tolist()
+        assert table["source"].tolist() == manifest.loc[rows[0], "source"].tolist()
+        assert table["class_name"].tolist() == manifest.loc[rows[0], "class_name"].tolist()
+
+
+@pytest.mark.slow
+def test_a_collection_that_changed_meanwhile_changes_no_answer(chain_copy: Path) -> None:
+    """The rows of the manifest reversed: as many as before, and every name of another image."""
+    data = Artifacts(chain_copy / "data")
+    before = ImageIndex.open(data.index).search(np.array(data.read_images("test")[7]))
+    reversed_ = data.read_manifest().iloc[::-1].reset_index(drop=True)
+    reversed_["id"] = np.arange(5000)
+    reversed_.to_parquet(data.manifest)
+    shutil.copy(data.untrained_encoder, data.encoder)
+    index = ImageIndex.open(data.index)
+    pd.testing.assert_frame_equal(index.search(np.array(data.read_images("test")[7])), before)
+    with pytest.raises(UserError, match=r"its pictures are not those of the index: run 'dvc repro index'"):
+        index.pictures()
+
+
+@pytest.mark.slow
+def test_embeddings_of_another_encoder_or_of_other_images_are_not_indexed(chain_copy: Path) -> None:
+    data = Artifacts(chain_copy / "data")
+    before = {name: (data.index / name).read_bytes() for name in FILES}
+    original = data.encoder.read_bytes()
+    shutil.copy(data.untrained_encoder, data.encoder)
+    line = fails(2, "index", cwd=chain_copy)
+    assert line.startswith("data/embeddings: were made with data/encoder/encoder.onnx ")
+    assert line.endswith(": run 'dvc repro embed'")
+    data.encoder.write_bytes(original)
+    data.read_manifest().iloc[::-1].to_parquet(data.manifest)
+    assert "were made with data/images/manifest.parquet" in fails(2, "index", cwd=chain_copy)
+    assert {name: (data.index / name).read_bytes() for name in FILES} == before
+
+
+@pytest.mark.slow
+def test_pictures_come_from_the_collection_beside_the_folder_and_nowhere_else(
+    small_chain: Path, alone: Path, images: NDArray[np.uint8]
+) -> None:
+    picture = ImageIndex.open(small_chain / "data/index").pictures()
+    np.testing.assert_array_equal(picture(4007), images[7])
+    with pytest.raises(UserError, match="there is no image 5000: the ids go from 0 to 4999"):
+        picture(5000)
+    with pytest.raises(UserError, match=r"images/collection\.json: missing"):
+        ImageIndex.open(alone).pictures()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_another_generation_is_refused_by_name(alone: Path, name: str, params: Params) -> None:
+    """All of the same size, count and dimension."""
+    other = alone.with_name("other")
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((5000, 64)).astype(np.float32)
+    faiss.normalize_L2(points)
+    catalog = pd.read_parquet(alone / "catalog.parquet").iloc[::-1]
+    index, built, _ = make_index([points], params.index)
+    other.mkdir()
+    encoder = alone / "encoder.onnx"
+    IndexFolder(other).write(index, built, encoder, catalog, "0" * 64)
+    if name == "encoder.onnx":
+        content = encoder.read_bytes()
+        encoder.write_bytes(content.replace(b"mnist5k", b"mnist6k"))
+    else:
+        shutil.copy(other / name, alone / name)
+    with pytest.raises(UserError) as error:
+        ImageIndex.open(alone)
+    wrong = "images.faiss" if name == "index.json" else name  # the card is what the others are held against
+    assert f"{alone / wrong}: is " in str(error.value)
+    assert f"but {alone / 'index.json'} names " in str(error.value)
+    assert str(error.value).endswith("copy the whole folder again, or run 'dvc repro --force index'")
+
+
+@pytest.mark.slow
+def test_an_index_of_another_dimension_is_refused(alone: Path) -> None:
+    faiss.write_index(
+        faiss.index_factory(32, "Flat", faiss.METRIC_INNER_PRODUCT), str(alone / "images.faiss")
+    )
+    with pytest.raises(UserError, match=r"images\.faiss: is 0 images of 32 dimensions, but .*5000 of 64"):
+        ImageIndex.open(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("images.faiss", r"images\.faiss: not a whole FAISS index: run 'dvc repro --force index'"),
+        ("index.json", r"index\.json: not JSON .* run 'dvc repro --force index'"),
+        ("encoder.onnx", r"encoder\.onnx: not an ONNX file"),
+        ("catalog.parquet", r"catalog\.parquet: is .* but .* names"),
+    ],
+)
+def test_a_truncated_file_is_refused_by_name(alone: Path, name: str, rule: str) -> None:
+    path = alone / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=rule):
+        ImageIndex.open(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_names_the_stage_that_makes_it(alone: Path, name: str) -> None:
+    (alone / name).unlink()
+    with pytest.raises(UserError, match=f"{name}: missing, stage 'index' makes it: run 'dvc repro index'"):
+        ImageIndex.open(alone)
+
+
+@pytest.mark.slow
+def test_an_index_card_of_another_version_is_refused(alone: Path) -> None:
+    (alone / "index.json").write_text('{"count": 5000}')
+    with pytest.raises(UserError, match=r"index\.json: not of this version of Lookalike"):
+        ImageIndex.open(alone)
+
+
+@pytest.mark.slow
+def test_the_folder_above_says_which_one_to_name(small_chain: Path) -> None:
+    data = small_chain / "data"
+    with pytest.raises(UserError, match=f"{data}: not an index folder, {data / 'index'} is one: name that"):
+        ImageIndex.open(data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [0, -1, 5001])
+def test_k_out_of_range_names_the_size_of_the_index(alone: Path, k: int) -> None:
+    index = ImageIndex.open(alone)
+    with pytest.raises(UserError, match=f"k is {k}, the index holds 5000 images: choose k from 1 to 5000"):
+        index.search(np.zeros((32, 32, 3), np.uint8), k)
+
+
+@pytest.mark.slow
+def test_files_pixels_ids_and_embeddings_ask_the_same(
+    alone: Path, images: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    index = ImageIndex.open(alone)
+    file = tmp_path / "digit.png"
+    Image.fromarray(images[7]).save(file)
+    embedding = Encoder.open(str(alone / "encoder.onnx"))(images[7:8])[0]
+    expected = index.search(file, k=6)
+    for query in (str(file), np.array(images[7]), embedding, 3 * embedding.astype(np.float64)):
+        pd.testing.assert_frame_equal(index.search(query, k=6), expected)
+    by_id = index.search(4007, k=5)  # an image of the collection is left out of its own answer
+    assert by_id["id"].tolist() == expected["id"].tolist()[1:]
+    assert by_id["rank"].tolist() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.slow
+def test_many_queries_are_answered_at_once_each_as_if_alone(alone: Path, images: NDArray[np.uint8]) -> None:
+    index = ImageIndex.open(alone)
+    embeddings = index.encoder(np.array(images[:100]))
+    for many in (np.array(images[:100]), embeddings, [*images[:50], *embeddings[50:]]):
+        table = index.search(many, k=3)
+        assert table["query"].tolist() == np.repeat(np.arange(100), 3).tolist()
+        for number in (0, 63, 64, 99):
+            one = index.search(np.array(images[number]), k=3)
+            got = table[table["query"] == number].drop(columns="query").reset_index(drop=True)
+            pd.testing.assert_frame_equal(got, one, atol=1e-6)
+    assert len(index.search([], k=3)) == 0
+
+
+@pytest.mark.slow
+def test_a_split_and_a_class_narrow_the_answer_to_their_own_nearest(
+    small_chain: Path, alone: Path, images: NDArray[np.uint8]
+) -> None:
+    data = Artifacts(small_chain / "data")
+    bank = np.concatenate([data.read_embeddings(split) for split in data.splits()])
+    manifest = data.read_manifest()
+    index = ImageIndex.open(alone)
+    for split, class_name in (("train", None), (None, "3"), ("test", "8")):
+        allowed = np.ones(5000, dtype=bool)
+        if split:
+            allowed &= (manifest["split"] == split).to_numpy()
+        if class_name:
+            allowed &= (manifest["class_name"] == class_name).to_numpy()
+        rows = np.flatnonzero(allowed)
+        _, expected = nearest(bank[4007:4008], bank[rows], 10)
+        table = index.search(np.array(images[7]), k=10, split=split, class_name=class_name)
+        assert table["id"].tolist() == rows[expected[0]].tolist()
+    assert len(index.search(4007, k=5000, split="test", class_name="8")) == 100 - (
+        manifest.loc[4007, "class_name"] == "8"
+    )
+    with pytest.raises(UserError, match="split is 'tests', of which the index has none: it has test, train"):
+        index.search(0, split="tests")
+    with pytest.raises(UserError, match="class_name is 'x', of which the index has none: it has 0, 1, 2"):
+        index.search(0, class_name="x")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("query", "rule"),
+    [
+        (5000, "there is no image 5000: the ids go from 0 to 4999"),
+        (-1, "there is no image -1"),
+        (np.zeros(64), "an embedding has length 0.0: it needs a direction"),
+        (np.full(64, np.nan), "an embedding has length nan"),
+        (np.ones(63), r"an embedding is \[63\], the index holds \[64\]"),
+        (np.zeros((16, 16, 3), np.uint8), r"pixels are \[16, 16, 3\], the encoder takes uint8 \[32, 32, 3\]"),
+    ],
+)
+def test_a_query_that_the_index_cannot_be_asked_is_one_line(alone: Path, query: object, rule: str) -> None:
+    with pytest.raises(UserError, match=rule):
+        ImageIndex.open(alone).search(query)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factory", ["IVF64,Flat", "HNSW16", "IVF64,PQ8x4", "PCA8,IVF16,Flat", "SQ8"])
+def test_an_approximate_index_gives_as_many_as_were_asked_for(
+    small_chain: Path, alone: Path, params: Params, factory: str
+) -> None:
+    """One list of 64 holds some 80 images; the id of a place that stays empty is -1."""
+    data = Artifacts(small_chain / "data")
+    embeddings = [data.read_embeddings(split) for split in data.splits()]
+    chosen = params.index.model_copy(update={"factory": factory, "target_recall": 0.001})
+    index, built, _ = make_index(embeddings, chosen)
+    for name in FILES:
+        (alone / name).unlink()
+    IndexFolder(alone).write(index, built, data.encoder, data.read_manifest(), "0" * 64)
+    opened = ImageIndex.open(alone)
+    query = np.concatenate(embeddings)[4007]
+    table = opened.search(query, k=5000)
+    assert sorted(table["id"]) == list(range(5000))
+    threes = opened.search(query, k=500, class_name="3")
+    assert len(threes) == 500
+    assert set(threes["class_name"]) == {"3"}
+    if factory == "IVF64,Flat":  # which keeps the embeddings as they are, and finds each itself
+        by_id = opened.search(4007, k=3)
+        assert 4007 not in by_id["id"].tolist()
+        assert by_id["id"].tolist() == opened.search(query, k=4)["id"].tolist()[1:]
+
+
+@pytest.mark.slow
+def test_searches_during_swaps_are_each_of_one_generation(alone: Path, params: Params) -> None:
+    """Two generations whose ids are the same and whose names differ take turns while somebody asks."""
+    rng = np.random.default_rng(0)
+    catalog = pd.read_parquet(alone / "catalog.parquet").iloc[:500]
+    generations = []
+    for word in ("old", "new"):
+        points = rng.standard_normal((500, 64)).astype(np.float32)
+        faiss.normalize_L2(points)
+        index, built, _ = make_index([points], params.index)
+        source = alone.with_name(word)
+        source.mkdir()
+        named = catalog.assign(source=[f"{word}/{row}" for row in range(500)])
+        IndexFolder(source).write(index, built, alone / "encoder.onnx", named, word)
+        generations.append((source, points[7]))
+    done = threading.Event()
+
+    def take_turns() -> None:
+        while not done.is_set():
+            for source, _ in generations:
+                with atomic_folder(alone) as folder:
+                    shutil.copytree(source, folder, dirs_exist_ok=True)
+                time.sleep(0.02)
+
+    shutil.rmtree(alone)
+    shutil.copytree(generations[0][0], alone)
+    writer = threading.Thread(target=take_turns)
+    writer.start()
+    try:
+        seen = set()
+        for _ in range(60):
+            index = ImageIndex.open(alone)
+            word = index.card.manifest_sha256
+            table = index.search(generations[word == "new"][1], k=3)
+            assert table.loc[0, "source"] == f"{word}/7"
+            assert table.loc[0, "score"] == pytest.approx(1, abs=1e-5)
+            assert {source.split("/")[0] for source in table["source"]} == {word}
+            seen.add(word)
+    finally:
+        done.set()
+        writer.join()
+    assert seen == {"old", "new"}
+
+
+@pytest.mark.slow
+def test_what_dvc_puts_there_file_by_file_is_waited_for(
+    alone: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_index, "_SETTLED_AFTER_S", 1.0)
+    whole = alone.with_name("whole")
+    shutil.copytree(alone, whole)
+    (alone / "catalog.parquet").unlink()
+
+    def put_back() -> None:
+        time.sleep(0.5)
+        shutil.copy(whole / "catalog.parquet", alone / "catalog.parquet")
+
+    putting = threading.Thread(target=put_back)
+    putting.start()
+    assert len(ImageIndex.open(alone)) == 5000
+    putting.join()
+
+
+@pytest.mark.slow
+def test_a_folder_left_between_two_renames_is_put_back_by_whoever_opens_it(alone: Path) -> None:
+    alone.rename(atomic._previous(alone))
+    assert len(ImageIndex.open(alone)) == 5000
+    assert alone.is_dir()
+
+
+def test_a_catalog_of_many_groups_gives_the_rows_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.search.catalog._ROWS_A_GROUP", 7)
+    manifest = pd.DataFrame(
+        {
+            "id": np.arange(50),
+            "split": ["train"] * 30 + ["unlabelled"] * 20,
+            "class_name": ["cat", "dog", None, "cat", "cat"] * 10,
+            "source": [f"{number}.png" for number in range(50)],
+            "sha256": ["ab"] * 50,
+            "width": 3,
+        }
+    )
+    write_catalog(tmp_path / "catalog.parquet", manifest)
+    assert pyarrow.parquet.ParquetFile(tmp_path / "catalog.parquet").num_row_groups == 8
+    catalog = Catalog(tmp_path / "catalog.parquet")
+    ids = np.array([49, 0, 7, 6, 6])
+    assert len(catalog) == 50
+    assert [row["source"] for row in catalog.rows(ids)] == ["49.png", "0.png", "7.png", "6.png", "6.png"]
+    assert catalog.rows(np.array([2]))[0]["class_name"] is None
+    dogs = ((manifest["class_name"] == "dog") & (manifest["split"] == "train")).to_numpy()
+    np.testing.assert_array_equal(catalog.ids_of("train", "dog"), dogs)
+
+
+@pytest.mark.slow
+def test_an_index_is_opened_and_not_read(alone: Path) -> None:
+    """64 MB of vectors: an index that is memory-mapped takes none of the process's own memory."""
+    rng = np.random.default_rng(0)
+    index = faiss.IndexFlatIP(64)
+    index.add(rng.standard_normal((250_000, 64)).astype(np.float32))
+    faiss.write_index(index, str(alone / "images.faiss"))
+    del index
+    card = IndexFolder(alone).read_card()
+    big = card.__class__(
+        **(card.__dict__ | {"count": 250_000, "index_sha256": sha256_of(alone / "images.faiss")})
+    )
+    before = own_memory()
+    opened = IndexFolder(alone).read_index(big)
+    opened.search(rng.standard_normal((1, 64)).astype(np.float32), 5)
+    assert own_memory() - before < 16 << 20
+
+
+def own_memory() -> int:
+    """Bytes that no file stands behind."""
+    lines: Callable[[], list[str]] = Path("/proc/self/status").read_text().splitlines
+    (line,) = (line for line in lines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) << 10
+
+
+@pytest.mark.slow
+def test_a_target_that_is_missed_is_said_and_stands_in_the_metrics(chain_copy: Path) -> None:
+    params = chain_copy / "params.yaml"
+    params.write_text(params.read_text().replace("factory: auto ", "factory: PQ4x4 "))
+    printed = run_stage("index", chain_copy).stdout
+    assert "index: that is below index.target_recall (0.95): choose an index.factory" in printed
+    metrics = json.loads((chain_copy / "data/metrics/index.json").read_text())
+    assert (metrics["target_recall"], metrics["target_reached"]) == (0.95, False)
+    assert metrics["recall_at_10"] < 0.95
