@@ -1,13 +1,15 @@
 """The fingerprint of a source changes when a file does, and only then."""
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from pipeline.collection.sources import fingerprint as module
 from pipeline.collection.sources.fingerprint import Fingerprint, fingerprint
-from pipeline.errors import UserError
+from pipeline.errors import MachineError, UserError
 from pipeline.params.dataset import Dataset
 from pipeline.params.reader import Params
 
@@ -106,3 +108,43 @@ def test_a_source_without_files_of_its_own_is_its_name(params: Params, tmp_path:
 def test_a_path_that_is_not_there_is_one_line(params: Params, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere: no such file or folder: check dataset\.path"):
         take(params, tmp_path / "nowhere")
+
+
+def test_a_home_that_nobody_has_is_one_line(params: Params, tmp_path: Path) -> None:
+    chosen = params.dataset.model_copy(update={"name": "folder", "path": "~nosuchuser/x"})
+    with pytest.raises(
+        UserError, match=r"dataset\.path: '~nosuchuser/x' names no known home folder"
+    ) as error:
+        fingerprint(chosen, tmp_path / "hashes.sqlite")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damage", ["text", "cut", "pages", "another table"])
+def test_damaged_hashes_are_taken_anew_and_said(
+    params: Params, photos: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    first = take(params, photos)
+    known = photos.parent / ".lookalike/hashes.sqlite"
+    whole = known.read_bytes()
+    if damage == "another table":
+        known.unlink()
+        with closing(sqlite3.connect(known)) as database:
+            database.execute("CREATE TABLE hashes (path BLOB)")
+    else:
+        broken = {"text": b"hello", "cut": whole[:5000], "pages": whole[:4096] + b"\xff" * 8192}
+        known.write_bytes(broken[damage])
+    assert take(params, photos) == first
+    assert capsys.readouterr().err.startswith(f"{known}: damaged (")
+    assert take(params, photos) == first
+    assert capsys.readouterr().err == ""
+
+
+def test_hashes_that_another_program_holds_are_one_line(params: Params, photos: Path) -> None:
+    take(params, photos)
+    known = photos.parent / ".lookalike/hashes.sqlite"
+    with closing(sqlite3.connect(known)) as database, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_WAIT_S", 0.01)
+        database.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(MachineError, match=r"hashes\.sqlite: database is locked"):
+            take(params, photos)
+    assert take(params, photos).num_files == 3

@@ -21,13 +21,14 @@ from PIL import Image
 
 from pipeline.artifacts import Artifacts, compact_array
 from pipeline.collection.ingest import Ingested, check_ingested, ingest
-from pipeline.collection.sources.collection import Collection
+from pipeline.collection.sources.collection import Collection, Entry
 from pipeline.collection.sources.folder import folder
-from pipeline.errors import UserError
-from pipeline.images import read_image
+from pipeline.errors import MachineError, UserError
+from pipeline.images import decode, read_image
 from pipeline.params.dataset import Dataset
 from pipeline.params.reader import Params
 from tests.conftest import ROOT, change_params
+from tests.fatal import Aborting, Fatal, Killed, KilledOnce
 from tests.processes import obey_permissions, run_stage
 
 SIZE = 16
@@ -147,6 +148,46 @@ def test_where_no_training_image_is_left_that_is_said(params: Params, tmp_path: 
     nothing = ingest(Collection((), [], lambda: iter(())), own(params, tmp_path), tmp_path)
     with pytest.raises(UserError, match="no training image is left of 0 images"):
         check_ingested(nothing, 0, 0.01, tmp_path)
+
+
+def of_files(contents: list[bytes]) -> Collection:
+    entries = [Entry(f"{number}.png", "train", -1) for number in range(len(contents))]
+    return Collection((), entries, lambda: iter(enumerate(contents)))
+
+
+def test_an_image_that_crashes_its_decoder_is_named_and_all_others_are_read(
+    params: Params, tmp_path: Path
+) -> None:
+    contents = [encoded(number) for number in range(300)]
+    for number, fatal in ((5, Fatal), (6, Aborting), (299, Fatal)):
+        contents[number] = fatal(contents[number])
+    (tmp_path / "out").mkdir()
+    found = ingest(of_files(contents), own(params, tmp_path), tmp_path / "out")
+    assert [(rejected.source, rejected.reason) for rejected in found.rejected] == [
+        ("5.png", "crashes its decoder (SIGSEGV)"),
+        ("6.png", "crashes its decoder (SIGABRT)"),
+        ("299.png", "crashes its decoder (SIGSEGV)"),
+    ]
+    pixels = np.load(tmp_path / "out/train.npy")
+    assert len(pixels) == len(found.accepted) == 297
+    for image, stored in zip(found.accepted, pixels, strict=True):
+        number = int(image.entry.source.removesuffix(".png"))
+        np.testing.assert_array_equal(stored, decode(encoded(number), SIZE).pixels)
+
+
+def test_a_process_that_was_killed_costs_no_image_unless_the_same_one_kills_again(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KILLED_ONCE", str(tmp_path / "once"))
+    (tmp_path / "out").mkdir()
+    once = of_files([encoded(0), KilledOnce(encoded(1)), encoded(2)])
+    assert len(ingest(once, own(params, tmp_path), tmp_path / "out").accepted) == 3
+    (tmp_path / "again").mkdir()
+    again = of_files([encoded(0), Killed(encoded(1)), encoded(2)])
+    with pytest.raises(
+        MachineError, match=r"^1\.png: the process that decodes it was killed, most likely for"
+    ):
+        ingest(again, own(params, tmp_path), tmp_path / "again")
 
 
 @pytest.mark.parametrize("seed", range(5))

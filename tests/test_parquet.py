@@ -135,6 +135,10 @@ def test_a_row_with_a_path_and_no_bytes_says_so(params: Params, tmp_path: Path) 
         ({"image_column": "img"}, "has no column 'img', its columns are image, label: name one in"),
         ({"label_column": "class"}, "has no column 'class', its columns are image, label: name one in"),
         ({"image_column": "label"}, "column 'label' holds int64, not the bytes of image files"),
+        (
+            {"label_column": "image"},
+            "column 'image' holds struct<.*>, not one label a row: name another one in",
+        ),
     ],
 )
 def test_a_wrong_column_is_one_line(
@@ -143,6 +147,43 @@ def test_a_wrong_column_is_one_line(
     write(tmp_path / "a.parquet", range(2), [0, 1])
     with pytest.raises(UserError, match=line):
         parquet(dataset(params, tmp_path / "a.parquet", **changes))
+
+
+def test_a_column_of_lists_of_labels_is_one_line_that_names_what_does_without(
+    params: Params, tmp_path: Path
+) -> None:
+    write(tmp_path / "a.parquet", range(2), [[0, 1], [1]])
+    with pytest.raises(
+        UserError, match=r"'label' holds list<.*>, not one label a row: .* dataset\.labels to n"
+    ):
+        parquet(dataset(params, tmp_path / "a.parquet"))
+    found = parquet(dataset(params, tmp_path / "a.parquet", labels="none"))
+    assert {entry.label for entry in found.entries} == {-1}
+
+
+@pytest.mark.parametrize("value", [float("nan"), "1"])
+def test_a_label_that_no_class_name_stands_for_is_no_traceback(
+    params: Params, tmp_path: Path, value: object
+) -> None:
+    kind = type(value)
+    write(tmp_path / "a.parquet", range(3), [value, kind(1), kind(0)], ["cat", "dog"])
+    found = parquet(dataset(params, tmp_path / "a.parquet"))
+    assert [entry.label for entry in found.entries] in ([-1, 1, 0], [1, 1, 0])
+
+
+def test_damaged_pages_of_labels_are_one_line(params: Params, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(
+        pa.table({"image": [picture(0)] * 500, "label": list(range(500))}), path, compression="zstd"
+    )
+    column = pq.ParquetFile(path).metadata.row_group(0).column(1)
+    content = bytearray(path.read_bytes())
+    start = column.dictionary_page_offset
+    content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.parquet: damaged \(") as error:
+        parquet(dataset(params, path))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("damage", ["text", "cut", "pages"])

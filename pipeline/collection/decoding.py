@@ -1,23 +1,22 @@
-"""Files to pixels on every core: each process writes what it decodes to its own row of the arrays."""
+"""Files to pixels on every core: each process writes what it decodes to its own row of the arrays.
 
-import hashlib
+A decoder that crashes takes its process along, and with it all that the pool had waiting. These images are
+then decoded one by one in a process of their own, so that it is known which of them it was.
+"""
+
 import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from multiprocessing.connection import Connection
 
 from pipeline.collection.sources.collection import Content, Pixels, Span, Unreadable
+from pipeline.collection.worker import Job, Place, Read, Worker
 from pipeline.errors import MachineError
-from pipeline.images import UnreadableImageError, check_num_bytes, decode, fit
 
 # Handed to a worker at a time: enough that handing over costs little, and little enough that memory is flat
 # and that Ctrl-C, which waits for what was begun, does not wait long.
@@ -25,62 +24,117 @@ _IMAGES_AT_ONCE = 64
 _BYTES_AT_ONCE = 16 * 2**20
 _CHUNKS_WAITING_PER_WORKER = 3
 
+Chunk = list[tuple[int, Place]]
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the pixels go, and what they come from."""
-
-    split: str
-    row: int
-    content: Content
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """What a worker says of an image whose pixels it has written."""
-
-    width: int
-    height: int
-    sha256: bytes
+# spawned, not forked: a fork beside another library's threads may never come back
+_SPAWN = multiprocessing.get_context("spawn")
 
 
 def decode_all(
-    places: Iterator[tuple[int, Place]], paths: dict[str, Path], size: int
+    places: Iterator[tuple[int, Place]], job: Job, name_of: Callable[[int], str]
 ) -> Iterator[tuple[int, Read | str]]:
     """Decodes every image, in as many processes as there are cores.
 
     Args:
         places: the number of each image, and its place.
-        paths: of the arrays by split, uint8 [N, size, size, 3], in which a place is a row.
-        size: height and width in pixels.
+        job: the arrays, in which a place is a row.
+        name_of: what a person knows the image of a number by.
 
     Yields:
         Each number with what was read, or with the reason why it was not; in the order of `places`.
 
     Raises:
-        MachineError: a worker was killed, most likely for want of memory.
+        MachineError: the process of an image was killed twice, most likely for want of memory.
     """
     num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    waiting: deque[tuple[list[int], Future[list[Read | str]]]] = deque()
-    # spawned, not forked: a fork beside another library's threads may never come back
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, context, _start_worker, (paths, size))
+    waiting: deque[tuple[Chunk, Future[list[Read | str]]]] = deque()
+    pool, alone = _Pool(num_workers, job), _Alone(job)
     try:
-        for numbers, chunk in _chunks(places):
-            with _workers_ignore_ctrl_c():
-                waiting.append((numbers, pool.submit(_decode_chunk, chunk)))
+        for chunk in _chunks(places):
+            waiting.append((chunk, pool.submit([place for _, place in chunk])))
             if len(waiting) > _CHUNKS_WAITING_PER_WORKER * num_workers:
-                done, future = waiting.popleft()
-                yield from zip(done, future.result(), strict=True)
-        for done, future in waiting:
-            yield from zip(done, future.result(), strict=True)
-    except BrokenProcessPool:
-        raise MachineError(
-            "a process that decodes images was killed, most likely for want of memory: free some, or leave "
-            "out the largest images"
-        ) from None
+                yield from _outcomes(*waiting.popleft(), alone, name_of)
+        while waiting:
+            yield from _outcomes(*waiting.popleft(), alone, name_of)
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.close()
+        alone.close()
+
+
+def _outcomes(
+    chunk: Chunk, future: Future[list[Read | str]], alone: "_Alone", name_of: Callable[[int], str]
+) -> Iterator[tuple[int, Read | str]]:
+    try:
+        outcomes = future.result()
+    except BrokenProcessPool:
+        for number, place in chunk:
+            yield number, alone.decode(place, name_of(number))
+    else:
+        yield from zip((number for number, _ in chunk), outcomes, strict=True)
+
+
+class _Pool:
+    """Processes that decode a chunk each; when one has died, others take the place of all."""
+
+    def __init__(self, num_workers: int, job: Job) -> None:
+        self._num_workers, self._job = num_workers, job
+        self._executor = self._start()
+
+    def submit(self, chunk: list[Place]) -> Future[list[Read | str]]:
+        with _workers_ignore_ctrl_c():
+            try:
+                return self._executor.submit(_decode_chunk, chunk)
+            except BrokenProcessPool:
+                self.close()
+                self._executor = self._start()
+                return self._executor.submit(_decode_chunk, chunk)
+
+    def close(self) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+    def _start(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(self._num_workers, _SPAWN, _start_worker, (self._job,))
+
+
+class _Alone:
+    """A process that decodes one image at a time, started anew when one of them was its end."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._process: multiprocessing.process.BaseProcess | None = None
+
+    def decode(self, place: Place, name: str) -> Read | str:
+        if self._process is None:
+            self._start()
+        assert self._process is not None
+        try:
+            self._connection.send(place)
+            outcome: Read | str = self._connection.recv()
+            return outcome
+        except (EOFError, OSError):  # there is nobody at the other end
+            self._process.join()
+            code = self._process.exitcode
+        self.close()
+        if code == -signal.SIGKILL:
+            raise MachineError(
+                f"{name}: the process that decodes it was killed, most likely for want of memory: free some, "
+                "or leave this image out"
+            )
+        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        return f"crashes its decoder ({how})"
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._connection.close()  # which it takes for its end
+            self._process.join()
+            self._process = None
+
+    def _start(self) -> None:
+        self._connection, theirs = _SPAWN.Pipe()
+        self._process = _SPAWN.Process(target=_decode_alone, args=(theirs, self._job))
+        with _workers_ignore_ctrl_c():
+            self._process.start()
+        theirs.close()  # or its end would not be the end of the pipe
 
 
 @contextmanager
@@ -93,20 +147,18 @@ def _workers_ignore_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _chunks(places: Iterator[tuple[int, Place]]) -> Iterator[tuple[list[int], list[Place]]]:
+def _chunks(places: Iterator[tuple[int, Place]]) -> Iterator[Chunk]:
     """Neighbours in one chunk, up to a number of images and of bytes."""
-    numbers: list[int] = []
-    chunk: list[Place] = []
+    chunk: Chunk = []
     num_bytes = 0
     for number, place in places:
-        numbers.append(number)
-        chunk.append(place)
+        chunk.append((number, place))
         num_bytes += _num_bytes(place.content)
         if len(chunk) == _IMAGES_AT_ONCE or num_bytes >= _BYTES_AT_ONCE:
-            yield numbers, chunk
-            numbers, chunk, num_bytes = [], [], 0
+            yield chunk
+            chunk, num_bytes = [], 0
     if chunk:
-        yield numbers, chunk
+        yield chunk
 
 
 def _num_bytes(content: Content) -> int:
@@ -121,45 +173,23 @@ def _num_bytes(content: Content) -> int:
             return 0
 
 
-_worker_arrays: dict[str, NDArray[np.uint8]] = {}
-_worker_size = 0
+_worker: Worker
 
 
-def _start_worker(paths: dict[str, Path], size: int) -> None:
-    global _worker_size
-    _worker_size = size
-    for split, path in paths.items():
-        _worker_arrays[split] = np.load(path, mmap_mode="r+")
+def _start_worker(job: Job) -> None:
+    global _worker
+    _worker = Worker(job)
 
 
 def _decode_chunk(chunk: Sequence[Place]) -> list[Read | str]:
-    return [_decode_one(place) for place in chunk]
+    return [_worker.decode(place) for place in chunk]
 
 
-def _decode_one(place: Place) -> Read | str:
-    """Writes one image's pixels to their row; what comes back is what was read, or why it was not."""
-    content = place.content
-    try:
-        if isinstance(content, Unreadable):
-            return content.reason
-        if isinstance(content, Pixels):
-            _worker_arrays[place.split][place.row] = fit(content.values, _worker_size)
-            return Read(content.width, content.height, bytes.fromhex(content.sha256))
-        if isinstance(content, Span):
-            content = _read_span(content)
-        image = decode(content, _worker_size)
-    except UnreadableImageError as error:
-        return str(error)
-    except OSError as error:
-        return error.strerror or type(error).__name__
-    except MemoryError:
-        return "needs more memory than there is"
-    _worker_arrays[place.split][place.row] = image.pixels
-    return Read(image.width, image.height, hashlib.sha256(content).digest())
-
-
-def _read_span(span: Span) -> bytes:
-    check_num_bytes(span.length)
-    with span.path.open("rb") as file:
-        file.seek(span.offset)
-        return file.read(span.length)
+def _decode_alone(connection: Connection, job: Job) -> None:
+    worker = Worker(job)
+    while True:
+        try:
+            place = connection.recv()
+        except EOFError:
+            return
+        connection.send(worker.decode(place))

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.artifacts import SPLITS, compact_array, create_array
-from pipeline.collection.decoding import Place, Read, decode_all
+from pipeline.collection.decoding import decode_all
 from pipeline.collection.sources.collection import Collection, Entry
+from pipeline.collection.worker import Job, Place, Read
 from pipeline.errors import UserError
 from pipeline.params.dataset import Dataset
 
@@ -64,7 +65,7 @@ def ingest(collection: Collection, params: Dataset, folder: Path) -> Ingested:
         folder: exists and is empty.
 
     Raises:
-        MachineError: a worker was killed, most likely for want of memory.
+        MachineError: the process of an image was killed, most likely for want of memory.
         OSError: the disk has no room.
     """
     entries = collection.entries
@@ -83,7 +84,8 @@ def ingest(collection: Collection, params: Dataset, folder: Path) -> Ingested:
         for number, content in collection.contents()
     )
     with tqdm(total=len(entries), desc="fetch", unit=" images", disable=None) as bar:
-        for number, outcome in decode_all(places, paths, params.image_size):
+        job = Job(paths, params.image_size)
+        for number, outcome in decode_all(places, job, lambda number: entries[number].source):
             outcomes[number] = outcome
             bar.update()
 

@@ -17,6 +17,7 @@ class Dataset(Section):
 
     name: Literal["mnist5k", "cifar10", "stl10", "folder", "parquet"]
     path: NonEmpty | None
+    labels: Literal["auto", "folders", "none"]
     root: NonEmpty
     mirror: NonEmpty | None
     image_column: NonEmpty | None

@@ -31,9 +31,14 @@ def source_path(params: Dataset) -> Path:
     """`dataset.path`, with `~` as the home folder.
 
     Raises:
-        UserError: there is nothing.
+        UserError: there is nothing, or nobody whose home it could be in.
     """
-    path = Path(params.path or "").expanduser()
+    try:
+        path = Path(params.path or "").expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"params.yaml: dataset.path: {params.path!r} names no known home folder: write it in full"
+        ) from None
     if not path.exists():
         raise UserError(f"{path}: no such file or folder: check dataset.path in params.yaml")
     return path

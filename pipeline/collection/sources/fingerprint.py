@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sqlite3
+import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -13,11 +14,16 @@ from tqdm import tqdm
 
 from pipeline.artifacts import sha256_of
 from pipeline.collection.sources.files import Found, source_path, walk
+from pipeline.errors import MachineError
 from pipeline.images import SUFFIXES
 from pipeline.params.dataset import Dataset
 
 # DVC could depend on the folder itself, but gives up on a broken link or a name that is not UTF-8, and a
 # stage that depends on a folder only sometimes cannot be written in dvc.yaml.
+
+_WAIT_S = 5.0  # for another program that has the file of known hashes; sqlite3's own
+# what SQLite says of a file that is not the one that was written here
+_NOT_OURS = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 
 
 @dataclass(frozen=True)
@@ -36,10 +42,12 @@ def fingerprint(params: Dataset, known_hashes: Path) -> Fingerprint:
     Args:
         params: which source.
         known_hashes: a scratch file (SQLite) that remembers the hash of each file by its size, inode and time
-            of change, so that the second time nothing is read that did not change.
+            of change, so that the second time nothing is read that did not change. A damaged one is
+            begun anew.
 
     Raises:
         UserError: there is no such folder or file.
+        MachineError: another program holds `known_hashes`, or the disk has no room for it.
     """
     if params.path is None or params.name not in ("folder", "parquet"):
         return Fingerprint(params.name, 0, 0, hashlib.sha256(params.name.encode()).hexdigest())
@@ -58,9 +66,22 @@ def fingerprint(params: Dataset, known_hashes: Path) -> Fingerprint:
 def _hashes(files: list[Found], known_hashes: Path) -> list[str]:
     """The sha256 of each file, or in its place why it cannot be read."""
     known_hashes.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(known_hashes)) as database:
+    try:
+        return _hashes_beyond(files, known_hashes)
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF not in _NOT_OURS:  # the rest of the number is a finer distinction
+            raise MachineError(f"{known_hashes}: {error}: run the command again when it is free") from None
+        print(f"{known_hashes}: damaged ({error}): every file is hashed anew", file=sys.stderr)
+    known_hashes.unlink()
+    return _hashes_beyond(files, known_hashes)
+
+
+def _hashes_beyond(files: list[Found], known_hashes: Path) -> list[str]:
+    """`_hashes`, reading the files whose state is not known."""
+    with closing(sqlite3.connect(known_hashes, timeout=_WAIT_S)) as database:
         database.execute("CREATE TABLE IF NOT EXISTS hashes (path BLOB PRIMARY KEY, state TEXT, sha256 TEXT)")
-        known = {path: (state, sha256) for path, state, sha256 in database.execute("SELECT * FROM hashes")}
+        rows = database.execute("SELECT path, state, sha256 FROM hashes")
+        known = {path: (state, sha256) for path, state, sha256 in rows}
         states = [_state(found) for found in files]
         keys = [os.fsencode(found.path.absolute()) for found in files]
         unknown = [

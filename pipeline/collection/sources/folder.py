@@ -63,7 +63,8 @@ def folder(params: Dataset) -> Collection:
     # a name that is refused says nothing about the layout
     usable = [row for row in by_name if not isinstance(listed[row].content, Unreadable)]
     refused = [row for row in by_name if isinstance(listed[row].content, Unreadable)]
-    arranged = arrange([listed[row].name for row in usable], params.test_fraction, params.seed)
+    names = [listed[row].name for row in usable]
+    arranged = arrange(names, params.labels, params.test_fraction, params.seed)
     rows = [usable[row] for row in arranged.rows] + refused
     number_of = {row: number for number, row in enumerate(rows)}
 

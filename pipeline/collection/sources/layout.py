@@ -1,22 +1,37 @@
 """How files lie in folders says which split and which class they are of."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.artifacts import UNLABELLED
-from pipeline.collection.sources.collection import Entry, choose_test, printable
+from pipeline.collection.sources.collection import Entry, printable
+from pipeline.collection.sources.splits import SPLIT_NAMES, settle
+from pipeline.errors import UserError
 
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "unlabelled": "unlabelled",
-    "unlabeled": "unlabelled",
-}
+# Folders that a camera or a person names by the time: 2021, 2021-01, 20210115, "2019-07-01 Rome",
+# 15.01.2021, 01-2021, a takeout's "Photos from 2021"; 100CANON, 102_0815 (DCF 2.0, sec. 3.2.2: three digits,
+# five of A-Z, 0-9 and _), the DCIM around them.
+_YEAR, _MONTH, _DAY = r"(19|20)\d\d", r"(0[1-9]|1[0-2])", r"(0[1-9]|[12]\d|3[01])"
+_ALBUM = re.compile(
+    rf"{_YEAR}([-_. ]?{_MONTH}([-_. ]?{_DAY})?)?([-_. ].*)?"
+    rf"|({_DAY}[-_.])?{_MONTH}[-_.]{_YEAR}"
+    rf"|photos from {_YEAR}"
+    r"|[1-9]\d\d(?=\d*[A-Z_])[A-Z0-9_]{5}"
+    r"|dcim",
+    re.IGNORECASE,
+)
+# More classes than ImageNet-1k's, with fewer images each than it takes for a tenth of the labels to be one a
+# class: folders of a photo library, of users, of products. Real collections of so many classes have more
+# (ImageNet-21k's 21,841 have 650 each, Omniglot's 1,623 have 20); faces, which may have fewer, say so.
+_MANY_CLASSES = 1000
+_FEW_IMAGES = 10
+_NAMES_SHOWN = 5
+_HINT = "; set dataset.labels to folders where they are classes"
+
+Labels = Literal["auto", "folders", "none"]
 
 
 @dataclass(frozen=True)
@@ -36,99 +51,151 @@ class Arranged:
     remarks: tuple[str, ...]
 
 
-def arrange(names: Sequence[str], test_fraction: float, seed: int) -> Arranged:
-    """Recognises one of three layouts, whatever folders stand around all of it.
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a file lies: a value of `SPLIT_NAMES`, and the folders below that and its name."""
 
-    - `train/<class>/*` with `test/<class>/*` or `val/<class>/*` (test where there are both), and
-      `unlabelled/*` where there is one; files of these splits that lie in no class have no label.
-    - `<class>/*`: every file in one folder, of which there are two at least. A part of each class is for
-      testing.
-    - anything else has no classes: all of it is for training, and there is nothing to test.
+    split: str
+    path: tuple[str, ...]
+
+    @property
+    def folder(self) -> str | None:
+        """What its class is called, where folders are classes."""
+        return self.path[0] if len(self.path) > 1 and self.split != "unlabelled" else None
+
+
+def arrange(names: Sequence[str], labels: Labels, test_fraction: float, seed: int) -> Arranged:
+    """Recognises splits and classes, whatever folders stand around all of it.
+
+    Splits are folders called so (`SPLIT_NAMES`, in any case): one for training and another one beside it.
+    Without them all is for training, but for what lies in a folder called unlabelled. Below that, a folder
+    is a class, with all that is in it however deep, and what lies in no class has no label (`settle` says
+    what becomes of it). Under `auto` folders are no classes where there is one alone, where most images lie
+    beside or deeper (unless splits stand around them), or where half of them are called like dates.
 
     Args:
         names: [N], with slashes, sorted.
+        labels: what folders say; `folders` takes them for classes whatever they are called, `none` for none.
         test_fraction: of each class, where the test part is chosen here.
         seed: of that choice.
+
+    Raises:
+        UserError: there would be thousands of classes of a few images under `auto`, or no folder for a class
+            under `folders`.
     """
+    paths = _inside(names)
+    has_splits = _has_split_folders(paths)
+    places = [_place(path, has_splits) for path in paths]
+    doubt = _doubt(places, labels, has_splits)
+    class_of = [None if doubt else place.folder for place in places]
+    class_names = sorted({name for name in class_of if name is not None})
+    if labels == "auto":
+        _check_number(class_names, class_of)
+    number = {name: label for label, name in enumerate(class_names)}
+    numbers = [UNLABELLED if name is None else number[name] for name in class_of]
+    # by the names within what stands around, so that an archive of it, or train/ alone, is split alike
+    inside = ["/".join(place.path) for place in places]
+    settled = settle(inside, [place.split for place in places], numbers, test_fraction, seed)
+    entries = [
+        Entry(printable(names[row]), split, numbers[row])
+        for row, split in zip(settled.rows, settled.splits, strict=True)
+    ]
+    layout = _layout(paths, places, class_names) if has_splits else ""
+    remark = _understood(layout, class_names, doubt)
+    remarks = (remark, *settled.remarks, *_alike(class_names))
+    return Arranged(tuple(printable(name) for name in class_names), entries, settled.rows, remarks)
+
+
+def _inside(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The paths without the folders that stand around all of them."""
     paths = [tuple(name.split("/")) for name in names]
     while paths and len(paths[0]) > 1 and all(len(path) > 1 and path[0] == paths[0][0] for path in paths):
-        if _SPLITS.get(paths[0][0].lower()) == "train":
-            paths = [path[1:] for path in paths]
-            break
+        is_train = SPLIT_NAMES.get(paths[0][0].lower()) == "train"
         paths = [path[1:] for path in paths]
-    folders = {path[0] for path in paths if len(path) > 1}
-    splits = {_SPLITS.get(folder.lower()) for folder in folders}
-    if None not in splits and "train" in splits and splits & {"test", "val"} and _all_in_folders(paths):
-        return _split_by_folders(names, paths, has_test="test" in splits)
-    if _all_in_folders(paths) and all(len(path) == 2 for path in paths) and len(folders) > 1:
-        return _split_by_choice(names, paths, test_fraction, seed)
-    return _without_classes(names, paths)
+        if is_train:  # what stands in it is of no other split
+            break
+    return paths
 
 
-def _all_in_folders(paths: Sequence[tuple[str, ...]]) -> bool:
-    return bool(paths) and all(len(path) > 1 for path in paths)
+def _has_split_folders(paths: Sequence[tuple[str, ...]]) -> bool:
+    """Whether train lies beside another split, or alone beside loose files; a train among buses is none."""
+    splits = {SPLIT_NAMES.get(path[0].lower()) for path in paths if len(path) > 1}
+    return "train" in splits and (None not in splits or len(splits) > 2)
 
 
-def _split_by_folders(names: Sequence[str], paths: Sequence[tuple[str, ...]], *, has_test: bool) -> Arranged:
-    # with both, validation images are neither to learn from nor to be scored on
-    scored = "test" if has_test else "val"
-    split_of = {folder: split for folder, split in _SPLITS.items() if split in ("train", "unlabelled")} | {
-        folder: "test" for folder, split in _SPLITS.items() if split == scored
-    }
-    rows = [row for row, path in enumerate(paths) if path[0].lower() in split_of]
-    splits = [split_of[paths[row][0].lower()] for row in rows]
-    labelled = [
-        len(paths[row]) > 2 and split != "unlabelled" for row, split in zip(rows, splits, strict=True)
-    ]
-    class_of = [paths[row][1] if has_label else None for row, has_label in zip(rows, labelled, strict=True)]
-    class_names = sorted({name for name in class_of if name is not None})
-    labels = {name: label for label, name in enumerate(class_names)}
-    entries = [
-        Entry(printable(names[row]), split, UNLABELLED if name is None else labels[name])
-        for row, split, name in zip(rows, splits, class_of, strict=True)
-    ]
-    pattern = "<class>/*" if class_names else "*"
-    remarks = [f"layout train/{pattern} with {scored}/{pattern}: {_counted(len(class_names), 'class')}"]
-    if len(rows) < len(names):
-        remarks.append(
-            f"{len(names) - len(rows):,} validation images are left aside, since there is a test split"
+def _place(path: tuple[str, ...], has_splits: bool) -> _Place:
+    split = SPLIT_NAMES.get(path[0].lower()) if len(path) > 1 else None
+    if has_splits:
+        return _Place("train", path[-1:]) if split is None else _Place(split, path[1:])
+    return _Place(split, path[1:]) if split == "unlabelled" else _Place("train", path)
+
+
+def _doubt(places: Sequence[_Place], labels: Labels, has_splits: bool) -> str | None:
+    """Why folders are no classes, or nothing.
+
+    Raises:
+        UserError: `labels` is `folders`, and there is none.
+    """
+    if labels == "none":
+        return "dataset.labels is none"
+    folders = sorted({place.folder for place in places if place.folder is not None})
+    if labels == "folders":
+        if folders:
+            return None
+        raise UserError(
+            "params.yaml: dataset.labels: 'folders', and there is no folder that could be a class: set it to "
+            "auto"
         )
-    return Arranged(_shown(class_names), entries, rows, (*remarks, *_alike(class_names)))
+    if not folders:
+        return "there are no folders"
+    albums = [folder for folder in folders if _ALBUM.fullmatch(folder)]
+    if 2 * len(albums) >= len(folders):
+        return f"folders are called like dates: {_listed(albums)}{_HINT}"
+    if has_splits:
+        return None
+    if len(folders) == 1:
+        return f"{printable(folders[0])} is the only folder{_HINT}"
+    could_have = [place for place in places if place.split != "unlabelled"]
+    direct = sum(len(place.path) == 2 for place in could_have)
+    if 2 * direct <= len(could_have):
+        others = len(could_have) - direct
+        return f"{others:,} of {len(could_have):,} images lie beside the folders or deeper{_HINT}"
+    return None
 
 
-def _split_by_choice(
-    names: Sequence[str], paths: Sequence[tuple[str, ...]], test_fraction: float, seed: int
-) -> Arranged:
-    class_names = sorted({path[0] for path in paths})
-    number = {name: label for label, name in enumerate(class_names)}
-    labels = [number[path[0]] for path in paths]
-    # by the names within the folder that stands around all, so that an archive of it is split alike
-    for_test = choose_test(["/".join(path) for path in paths], labels, test_fraction, seed)
-    entries = [
-        Entry(printable(name), "test" if test else "train", label)
-        for name, label, test in zip(names, labels, for_test, strict=True)
-    ]
-    remarks = [
-        f"layout <class>/*: {_counted(len(class_names), 'class')}; {for_test.sum():,} of {len(names):,} "
-        "images are for testing, chosen by seed"
-    ]
-    return Arranged(_shown(class_names), entries, list(range(len(names))), (*remarks, *_alike(class_names)))
-
-
-def _without_classes(names: Sequence[str], paths: Sequence[tuple[str, ...]]) -> Arranged:
-    remarks = ["no classes: all images are for training, there are no labels to score with"]
-    stray = [name for name, path in zip(names, paths, strict=True) if len(path) == 1]
-    if 0 < len(stray) < len(names) / 2:
-        remarks.append(
-            f"{len(stray):,} of {len(names):,} images lie beside the folders, not in one of them (the first "
-            f"is {printable(stray[0])}): where the folders are classes, move them into one"
+def _check_number(class_names: Sequence[str], class_of: Sequence[str | None]) -> None:
+    labelled = len(class_of) - class_of.count(None)
+    if len(class_names) > _MANY_CLASSES and labelled < _FEW_IMAGES * len(class_names):
+        raise UserError(
+            f"{len(class_names):,} folders ({_listed(class_names)}) would be as many classes of "
+            f"{labelled / len(class_names):.1f} images each: set dataset.labels in params.yaml to none, or "
+            "to folders where that is what they are"
         )
-    entries = [Entry(printable(name), "train", UNLABELLED) for name in names]
-    return Arranged((), entries, list(range(len(names))), tuple(remarks))
 
 
-def _shown(class_names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(printable(name) for name in class_names)
+def _layout(paths: Sequence[tuple[str, ...]], places: Sequence[_Place], class_names: Sequence[str]) -> str:
+    """`train/<class>/*, test/<class>/*, unlabelled/*`, as the folders are called."""
+    has_classes: dict[str, bool] = {}
+    for path, place in zip(paths, places, strict=True):
+        if len(path) > 1 and path[0].lower() in SPLIT_NAMES:
+            has_classes[path[0]] = has_classes.get(path[0], False) or place.folder is not None
+    return ", ".join(
+        f"{printable(folder)}/{'<class>/*' if has and class_names else '*'}"
+        for folder, has in has_classes.items()
+    )
+
+
+def _understood(layout: str, class_names: Sequence[str], doubt: str | None) -> str:
+    if class_names:
+        classes = f"{_counted(len(class_names), 'class')} ({_listed(class_names)})"
+        return f"layout {layout or '<class>/*'}: {classes}; if these are none, set dataset.labels to none"
+    images = f"layout {layout}" if layout else "all images are for training"
+    return f"no classes: {images}, there are no labels to score with ({doubt})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(printable(name) for name in names[:_NAMES_SHOWN]) + more
 
 
 def _alike(class_names: Sequence[str]) -> list[str]:

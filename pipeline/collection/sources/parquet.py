@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,15 +119,26 @@ def _open(name: str, path: Path, params: Dataset) -> _Table:
             f"{path}: column {image_column!r} holds {schema.field(image_column).type}, not the bytes of "
             "image files: name another one in dataset.image_column"
         )
-    label_column = params.label_column or next(
-        (column for column in _LABEL_COLUMNS if column in schema.names), None
-    )
-    if label_column is not None and label_column not in schema.names:
+    return _Table(name, path, num_rows, image_column, _label_column(path, schema, params))
+
+
+def _label_column(path: Path, schema: pyarrow.Schema, params: Dataset) -> str | None:
+    if params.labels == "none":
+        return None
+    column = params.label_column or next((name for name in _LABEL_COLUMNS if name in schema.names), None)
+    if column is None:
+        return None
+    if column not in schema.names:
         raise UserError(
-            f"{path}: has no column {label_column!r}, its columns are {', '.join(schema.names)}: "
+            f"{path}: has no column {column!r}, its columns are {', '.join(schema.names)}: "
             "name one in dataset.label_column"
         )
-    return _Table(name, path, num_rows, image_column, label_column)
+    if pyarrow.types.is_nested(schema.field(column).type):
+        raise UserError(
+            f"{path}: column {column!r} holds {schema.field(column).type}, not one label a row: name another "
+            "one in dataset.label_column, or set dataset.labels to none"
+        )
+    return column
 
 
 def _holds_bytes(kind: pyarrow.DataType) -> bool:
@@ -145,8 +157,9 @@ def _split(name: str) -> str:
 def _labels(table: _Table) -> list[Any]:
     if table.label_column is None:
         return [None] * table.num_rows
-    with pyarrow.parquet.ParquetFile(table.path) as file:
-        return list(file.read(columns=[table.label_column]).column(0).to_pylist())
+    with _undamaged(table), pyarrow.parquet.ParquetFile(table.path) as file:
+        values = file.read(columns=[table.label_column]).column(0).to_pylist()
+    return [None if value != value else value for value in values]  # pandas writes NaN where it has none
 
 
 def _own_names(table: _Table) -> list[str] | None:
@@ -162,7 +175,9 @@ def _own_names(table: _Table) -> list[str] | None:
 def _classes(values: Sequence[Any], own_names: list[str] | None) -> tuple[tuple[str, ...], list[int]]:
     """Class names, and the label of each value; no value, or -1 as Hugging Face writes it, is no label."""
     missing = {None, UNLABELLED}
-    if own_names is not None and all(value in missing or 0 <= value < len(own_names) for value in values):
+    if own_names is not None and all(
+        value in missing or (not isinstance(value, str) and 0 <= value < len(own_names)) for value in values
+    ):
         return tuple(own_names), [UNLABELLED if value in missing else int(value) for value in values]
     known = sorted(
         {value for value in values if value not in missing}, key=lambda value: (str(type(value)), value)
@@ -173,13 +188,23 @@ def _classes(values: Sequence[Any], own_names: list[str] | None) -> tuple[tuple[
 
 
 def _images(table: _Table) -> Iterator[Content]:
-    with pyarrow.parquet.ParquetFile(table.path) as file:
-        try:
-            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[table.image_column]):
-                for value in batch.column(0):
-                    yield _bytes(value.as_py())
-        except (pyarrow.ArrowInvalid, OSError) as error:
-            raise UserError(f"{table.path}: damaged ({str(error).splitlines()[0]})") from None
+    with _undamaged(table), pyarrow.parquet.ParquetFile(table.path) as file:
+        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[table.image_column]):
+            for value in batch.column(0):
+                yield _bytes(value.as_py())
+
+
+@contextmanager
+def _undamaged(table: _Table) -> Iterator[None]:
+    """Says in one line that a table's pages are damaged."""
+    try:
+        yield
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the machine's own; pyarrow's of damage has no number
+        raise UserError(
+            f"{table.path}: damaged ({str(error).splitlines()[0]}): copy or download it again"
+        ) from None
 
 
 def _bytes(value: dict[str, Any] | bytes | None) -> Content:

@@ -1,0 +1,92 @@
+"""Which split an image is of: what its place says, and what is set aside where nothing is to be scored on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.artifacts import UNLABELLED
+from pipeline.collection.sources.collection import choose_test
+
+# What people call the folder or the file of a split, in any case. Validation images are no split of the
+# collection: they are the test split where there is no other, else they are left aside.
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "unlabelled": "unlabelled",
+    "unlabeled": "unlabelled",
+}
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Splits that hold together.
+
+    Attributes:
+        rows: which of the images have a place, in their order.
+        splits: of each of these.
+        remarks: what was decided, a line each.
+    """
+
+    rows: list[int]
+    splits: list[str]
+    remarks: tuple[str, ...]
+
+
+def settle(
+    names: Sequence[str], places: Sequence[str], labels: Sequence[int], fraction: float, seed: int
+) -> Settled:
+    """From where images lie to the splits of the collection, the same for folders and for tables.
+
+    - The test split is what is called test, else what is called validation; where labels name classes, only
+      if it holds labelled images. Where there is none a part of each class of train becomes one, and without
+      labels there is none.
+    - Validation images beside a test split are neither learned from nor scored on.
+    - Where train holds labelled images, those without a label, of any split, are unlabelled: learned from and
+      searched, never scored on.
+
+    Args:
+        names: [N], of which a test split is chosen; an image keeps its split while it keeps its name.
+        places: [N], values of `SPLIT_NAMES`.
+        labels: [N], `UNLABELLED` where there is none.
+        fraction: of each class, where the test split is chosen here.
+        seed: of that choice.
+    """
+    places_N = np.array(places, dtype="<U10")  # wide enough for "unlabelled"
+    has_label_N = np.array(labels, dtype=np.int64) != UNLABELLED
+    has_labels = bool(has_label_N.any())
+    counts_N = has_label_N if has_labels else np.ones(len(places), dtype=np.bool_)
+    scored = next((place for place in ("test", "val") if (counts_N & (places_N == place)).any()), None)
+
+    splits_N = places_N.copy()
+    splits_N[np.isin(places_N, ("test", "val"))] = "unlabelled"
+    splits_N[places_N == scored] = "test"
+    if has_labels:
+        learns_labels = bool((has_label_N & (places_N == "train")).any())
+        is_moved_N = ~has_label_N & ((splits_N == "test") | ((splits_N == "train") & learns_labels))
+        splits_N[is_moved_N] = "unlabelled"
+    is_aside_N = (places_N == "val") & (scored == "test")
+    remarks = []
+    if has_labels and scored is None:
+        candidates = np.flatnonzero(has_label_N & (places_N == "train"))
+        chosen = choose_test(
+            [names[row] for row in candidates.tolist()], [labels[row] for row in candidates.tolist()], fraction, seed
+        )
+        splits_N[candidates[chosen]] = "test"
+        remarks.append(
+            f"{chosen.sum():,} of {len(candidates):,} labelled images are for testing, chosen by dataset.seed"
+        )
+    moved = int(((splits_N == "unlabelled") & (places_N != "unlabelled") & ~is_aside_N).sum())
+    if moved:
+        remarks.append(
+            f"{moved:,} images without a label are unlabelled: learned from and searched, never scored on"
+        )
+    if is_aside_N.any():
+        remarks.append(f"{is_aside_N.sum():,} validation images are left aside, since there is a test split")
+    rows = np.flatnonzero(~is_aside_N)
+    return Settled(rows.tolist(), splits_N[rows].tolist(), tuple(remarks))

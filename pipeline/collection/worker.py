@@ -1,0 +1,85 @@
+"""What a process that decodes does: a file's bytes become pixels in their row of the arrays."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.collection.sources.collection import Content, Pixels, Span, Unreadable
+from pipeline.images import UnreadableImageError, check_num_bytes, decode, fit
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the pixels go, and what they come from."""
+
+    split: str
+    row: int
+    content: Content
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a worker says of an image whose pixels it has written."""
+
+    width: int
+    height: int
+    sha256: bytes
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is told once.
+
+    Attributes:
+        paths: of the arrays by split, uint8 [N, size, size, 3], in which a place is a row.
+        size: height and width in pixels.
+    """
+
+    paths: dict[str, Path]
+    size: int
+
+
+class Worker:
+    """Decodes into the arrays of a job, which it maps into its memory."""
+
+    def __init__(self, job: Job) -> None:
+        self._size = job.size
+        self._arrays: dict[str, NDArray[np.uint8]] = {
+            split: np.load(path, mmap_mode="r+") for split, path in job.paths.items()
+        }
+
+    def decode(self, place: Place) -> Read | str:
+        """Writes one image's pixels to their row; what comes back is what was read, or why it was not."""
+        try:
+            if isinstance(place.content, Unreadable):
+                return place.content.reason
+            if isinstance(place.content, Pixels):
+                return self._fit(place, place.content)
+            return self._decode(place, _read(place.content))
+        except UnreadableImageError as error:
+            return str(error)
+        except OSError as error:
+            return error.strerror or type(error).__name__
+        except MemoryError:
+            return "needs more memory than there is"
+
+    def _fit(self, place: Place, image: Pixels) -> Read:
+        self._arrays[place.split][place.row] = fit(image.values, self._size)
+        return Read(image.width, image.height, bytes.fromhex(image.sha256))
+
+    def _decode(self, place: Place, content: bytes) -> Read:
+        image = decode(content, self._size)
+        self._arrays[place.split][place.row] = image.pixels
+        return Read(image.width, image.height, hashlib.sha256(content).digest())
+
+
+def _read(content: bytes | Span) -> bytes:
+    if not isinstance(content, Span):
+        return content
+    check_num_bytes(content.length)
+    with content.path.open("rb") as file:
+        file.seek(content.offset)
+        return file.read(content.length)
