@@ -74,9 +74,8 @@ def settle(
     remarks = []
     if has_labels and scored is None:
         candidates = np.flatnonzero(has_label_N & (places_N == "train"))
-        chosen = choose_test(
-            [names[row] for row in candidates.tolist()], [labels[row] for row in candidates.tolist()], fraction, seed
-        )
+        rows = candidates.tolist()
+        chosen = choose_test([names[row] for row in rows], [labels[row] for row in rows], fraction, seed)
         splits_N[candidates[chosen]] = "test"
         remarks.append(
             f"{chosen.sum():,} of {len(candidates):,} labelled images are for testing, chosen by dataset.seed"
@@ -88,5 +87,5 @@ def settle(
         )
     if is_aside_N.any():
         remarks.append(f"{is_aside_N.sum():,} validation images are left aside, since there is a test split")
-    rows = np.flatnonzero(~is_aside_N)
-    return Settled(rows.tolist(), splits_N[rows].tolist(), tuple(remarks))
+    placed = np.flatnonzero(~is_aside_N)
+    return Settled(placed.tolist(), splits_N[placed].tolist(), tuple(remarks))
