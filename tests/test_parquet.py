@@ -65,10 +65,18 @@ def test_tables_named_by_split_with_class_names_in_the_schema(params: Params, tm
     assert found.class_names == ("cat", "dog", "never seen")
     rows = [(entry.source, entry.split, entry.label) for entry in found.entries]
     assert rows[:2] == [
-        ("test-00000-of-00001.parquet#0", "test", 1),
-        ("test-00000-of-00001.parquet#1", "test", 0),
+        ("test-00000-of-00001.parquet#6.png", "test", 1),
+        ("test-00000-of-00001.parquet#7.png", "test", 0),
     ]
-    assert [row[1:] for row in rows[2:]] == [("train", label) for label in (0, 1, 0, -1, 1, 1)]
+    # a row without a label beside labelled ones is learned from and searched, never scored on
+    assert [row[1:] for row in rows[2:]] == [
+        ("train", 0),
+        ("train", 1),
+        ("train", 0),
+        ("unlabelled", -1),
+        ("train", 1),
+        ("train", 1),
+    ]
     assert contents(found) == [picture(seed) for seed in (6, 7, 0, 1, 2, 3, 4, 5)]
 
 
@@ -87,6 +95,57 @@ def test_tables_named_by_split_with_class_names_in_the_schema(params: Params, tm
 def test_the_name_of_a_table_says_its_split(name: str, split: str, params: Params, tmp_path: Path) -> None:
     write(tmp_path / "tables" / name, range(2))
     assert {entry.split for entry in parquet(dataset(params, tmp_path / "tables")).entries} == {split}
+
+
+def test_validation_is_left_aside_where_there_is_a_test_split_and_the_test_split_where_not(
+    params: Params, tmp_path: Path
+) -> None:
+    write(tmp_path / "a/train.parquet", range(6), [0, 1] * 3)
+    write(tmp_path / "a/validation.parquet", range(6, 8), [0, 1])
+    without = parquet(dataset(params, tmp_path / "a"))
+    assert [entry.split for entry in without.entries] == ["train"] * 6 + ["test"] * 2
+    write(tmp_path / "a/test.parquet", range(8, 10), [1, -1])
+    found = parquet(dataset(params, tmp_path / "a"))
+    rows = [(entry.source, entry.split, entry.label) for entry in found.entries]
+    assert rows[:2] == [("test.parquet#8.png", "test", 1), ("test.parquet#9.png", "unlabelled", -1)]
+    assert {row[1] for row in rows[2:]} == {"train"}
+    assert len(rows) == 8
+    assert contents(found) == [picture(seed) for seed in (8, 9, 0, 1, 2, 3, 4, 5)]
+    assert "2 validation images are left aside, since there is a test split" in found.remarks
+
+
+@pytest.mark.parametrize("has_paths", [True, False])
+def test_a_row_that_is_inserted_changes_the_name_and_the_split_of_no_other(
+    has_paths: bool, params: Params, tmp_path: Path
+) -> None:
+    def found(seeds: list[int]) -> dict[bytes, tuple[str, str]]:
+        images = [picture(seed) for seed in seeds]
+        column: Any = images
+        if has_paths:
+            column = [{"bytes": picture(seed), "path": f"{seed}.png"} for seed in seeds]
+        pq.write_table(
+            pa.table({"image": column, "label": [seed % 2 for seed in seeds]}), tmp_path / "a.parquet"
+        )
+        collection = parquet(dataset(params, tmp_path / "a.parquet"))
+        return {
+            content: (collection.entries[row].source, collection.entries[row].split)
+            for row, content in collection.contents()
+            if isinstance(content, bytes)
+        }
+
+    before = found(list(range(40)))
+    after = found([*range(7), 100, *range(7, 40)])
+    assert {before[image][0] for image in before} == {after[image][0] for image in before}
+    moved = [image for image in before if before[image] != after[image]]
+    assert len(moved) <= 1  # one more of a class may ask for one more in the test split
+
+
+def test_equal_images_of_a_table_without_paths_are_told_apart(params: Params, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [picture(0), picture(1), picture(0), None]}), tmp_path / "a.parquet")
+    sources = [entry.source for entry in parquet(dataset(params, tmp_path / "a.parquet")).entries]
+    assert len(set(sources)) == 4
+    assert sources[2] == f"{sources[0]}-2"
+    assert sources[3] == "a.parquet#row 3"
 
 
 def test_one_table_with_words_for_labels_is_split_by_seed(params: Params, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Hugging Face style tables: a column of image files' bytes, and one of labels where there are any."""
 
+import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,21 +20,23 @@ from pipeline.collection.sources.collection import (
     Content,
     Entry,
     Unreadable,
-    choose_test,
     printable,
 )
 from pipeline.collection.sources.files import source_path, walk
+from pipeline.collection.sources.splits import settle
 from pipeline.errors import UserError
 from pipeline.params.dataset import Dataset
 
 SUFFIXES = frozenset({".parquet"})
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
-_SPLIT_NAMES = {
+_SPLITS = {
     "train": re.compile(r"(^|/)train"),
-    "test": re.compile(r"(^|/)(test|val)"),
+    "test": re.compile(r"(^|/)test"),
+    "val": re.compile(r"(^|/)val"),
     "unlabelled": re.compile(r"(^|/)unlabell?ed"),
 }
+_KEY_DIGITS = 16  # of a sha256: of a billion images two share them once in 37 times, and get a number more
 _ROWS_AT_ONCE = 64
 
 
@@ -51,41 +55,49 @@ def parquet(params: Dataset) -> Collection:
     """The tables of `dataset.path`.
 
     The image column holds the bytes of image files, or structs of `bytes` and `path`. The label column
-    holds numbers, which the table's own list of class names may name, or words. The split is read off a
-    file's or folder's name that begins with train, test, val or unlabelled; where there is no test split, a
-    part of each class becomes one.
+    holds numbers, which the table's own list of class names may name, or words. A file's or folder's name
+    that begins with train, test, val or unlabelled says the split, and `settle` what becomes of it. An image
+    is known by the path that stands beside its bytes, or by their hash: a row that comes or goes changes the
+    name and the split of no other.
 
     Raises:
         UserError: there is no such path, no table, no such column, or a table is damaged.
     """
     path = source_path(params)
     tables = [_open(name, file, params) for name, file in _files(path)]
-    values = [value for table in tables for value in _labels(table)]
-    sources = [printable(f"{table.name}#{row}") for table in tables for row in range(table.num_rows)]
-    class_names, labels = _classes(values, _own_names(tables[0]))
-    by_name = [table_split for table in tables for table_split in [_split(table.name)] * table.num_rows]
+    keys = [_keys(table) for table in tables]
+    sources = [
+        printable(f"{table.name}#{key}") for table, own in zip(tables, keys, strict=True) for key in own
+    ]
+    class_names, labels = _classes(
+        [value for table in tables for value in _labels(table)], _own_names(tables[0])
+    )
+    names = [key for own in keys for key in own]
+    if len(set(names)) < len(names):
+        names = sources
+    places = [place for table in tables for place in [_place(table.name)] * table.num_rows]
+    settled = settle(names, places, labels, params.test_fraction, params.seed)
     remarks = [f"{len(tables):,} tables, {len(sources):,} rows, images in column {tables[0].image_column!r}"]
     if not class_names:
         remarks.append("no labels: there is nothing to score with")
-    if class_names and "test" not in by_name:
-        for_test = choose_test(sources, labels, params.test_fraction, params.seed)
-        splits = ["test" if test else split for test, split in zip(for_test, by_name, strict=True)]
-        remarks.append(f"{for_test.sum():,} of {len(sources):,} images are for testing, chosen by seed")
-    else:
-        splits = by_name
+    number_of = {row: number for number, row in enumerate(settled.rows)}
 
     def contents() -> Iterator[tuple[int, Content]]:
-        number = 0
+        row = 0
         for table in tables:
             for content in _images(table):
-                yield number, content
-                number += 1
+                if row in number_of:
+                    yield number_of[row], content
+                row += 1
 
     return Collection(
         class_names=class_names,
-        entries=[Entry(*row) for row in zip(sources, splits, labels, strict=True)],
+        entries=[
+            Entry(sources[row], split, labels[row])
+            for row, split in zip(settled.rows, settled.splits, strict=True)
+        ],
         contents=contents,
-        remarks=tuple(remarks),
+        remarks=(*remarks, *settled.remarks),
     )
 
 
@@ -147,11 +159,34 @@ def _holds_bytes(kind: pyarrow.DataType) -> bool:
     return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
 
 
-def _split(name: str) -> str:
-    for split, pattern in _SPLIT_NAMES.items():
-        if pattern.search(name.lower()):
-            return split
-    return "train"
+def _place(name: str) -> str:
+    """A value of `SPLIT_NAMES`."""
+    return next((place for place, pattern in _SPLITS.items() if pattern.search(name.lower())), "train")
+
+
+def _keys(table: _Table) -> list[str]:
+    """What tells a row from the others of its table wherever it stands: its image's path, or its hash."""
+    paths = _paths(table)
+    if paths is not None and all(paths) and len(set(paths)) == len(paths):
+        return paths
+    keys, seen = [], Counter[str]()
+    for row, content in enumerate(_images(table)):
+        key = f"row {row}"
+        if isinstance(content, bytes):
+            key = hashlib.sha256(content).hexdigest()[:_KEY_DIGITS]
+        seen[key] += 1
+        keys.append(key if seen[key] == 1 else f"{key}-{seen[key]}")
+    return keys
+
+
+def _paths(table: _Table) -> list[str] | None:
+    """The paths beside the bytes, where the column has them."""
+    with _undamaged(table), pyarrow.parquet.ParquetFile(table.path) as file:
+        kind = file.schema_arrow.field(table.image_column).type
+        if not (pyarrow.types.is_struct(kind) and kind.get_field_index("path") >= 0):
+            return None
+        column = file.read(columns=[f"{table.image_column}.path"]).column(0)
+        return [path for chunk in column.chunks for path in chunk.field("path").to_pylist()]
 
 
 def _labels(table: _Table) -> list[Any]:
