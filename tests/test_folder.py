@@ -190,6 +190,27 @@ def test_a_linked_class_folder_is_a_class(params: Params, photos: Path, tmp_path
     assert folder(dataset(params, photos)).class_names == ("bird", "cat", "dog")
 
 
+@pytest.mark.parametrize("kind", ["folder", ".tar", ".tar.gz", ".zip"])
+def test_raw_files_beside_their_jpegs_are_passed_over_and_counted(
+    kind: str, params: Params, photos: Path, tmp_path: Path
+) -> None:
+    expected = listed(folder(dataset(params, photos)))
+    for number in range(8):
+        (photos / f"cat/{number}.CR2").write_bytes(b"what a sensor saw")
+    (photos / "dog/8.dng").write_bytes(b"what a sensor saw")
+    path = photos if kind == "folder" else pack(photos, tmp_path / f"photos{kind}")
+    found = folder(dataset(params, path))
+    assert listed(found) == expected
+    assert found.remarks[-1] == "9 camera RAW files (.cr2 8, .dng 1) are passed over"
+
+
+def test_a_folder_of_raw_files_alone_says_what_to_do(params: Params, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/a.nef").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"but 1 camera RAW files \(\.nef 1\): export them as JPEG: check"):
+        folder(dataset(params, tmp_path / "raw"))
+
+
 def test_a_pipe_is_not_waited_for(params: Params, photos: Path) -> None:
     os.mkfifo(photos / "cat/pipe.png")
     assert "not a regular file" in [row[3] for row in listed(folder(dataset(params, photos)))]

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image, ImageOps
 
@@ -182,6 +183,31 @@ def test_the_first_frame_of_an_animation_is_the_image() -> None:
     buffer = io.BytesIO()
     frames[0].save(buffer, format="WEBP", save_all=True, append_images=frames[1:], lossless=True)
     assert decode(buffer.getvalue(), 16).pixels[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_what_telephones_write_is_read_upright(kind: str, orientation: int, tmp_path: Path) -> None:
+    if kind == "HEIF":
+        pillow_heif.register_heif_opener()
+    upright = photo(96, 64).resize((192, 128), Image.Resampling.BICUBIC)  # smooth: a codec keeps it
+    stored = upright.transpose(Image.Transpose.ROTATE_90) if orientation == 6 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "IMG_0001.HEIC"
+    stored.save(path, format=kind, quality=95, exif=exif.tobytes())
+    expected = read_image(save(upright, tmp_path / "a.png"), 64).astype(float)
+    assert np.abs(read_image(path, 64) - expected).mean() < 4
+    assert np.abs(np.rot90(expected) - expected).mean() > 20  # or it could lie on its side
+
+
+def test_a_damaged_heif_file_is_one_line(tmp_path: Path) -> None:
+    pillow_heif.register_heif_opener()
+    whole = save(photo(64, 64), tmp_path / "a.heic", format="HEIF").read_bytes()
+    for damaged_bytes in (whole[:200], whole[:-100], whole[:12]):
+        with pytest.raises(UnreadableImageError) as error:
+            decode(damaged_bytes, 32)
+        assert "\n" not in str(error.value)
 
 
 _PEAK_OF_DECODING = """

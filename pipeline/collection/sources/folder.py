@@ -5,7 +5,8 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,9 +18,10 @@ from pipeline.collection.sources.collection import Collection, Content, Entry, S
 from pipeline.collection.sources.files import has_suffix, is_hidden, source_path, walk
 from pipeline.collection.sources.layout import arrange
 from pipeline.errors import UserError
-from pipeline.images import SUFFIXES, UnreadableImageError, check_num_bytes
+from pipeline.images import RAW_SUFFIXES, SUFFIXES, UnreadableImageError, check_num_bytes
 from pipeline.params.dataset import Dataset
 
+_LISTED = SUFFIXES | RAW_SUFFIXES
 # what the readers of archives raise on bytes that are not whole
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
 _ENCRYPTED = 1  # bit of the flags of a zip member
@@ -39,6 +41,10 @@ class _Member:
     name: str
     content: Span | Unreadable | Callable[[], Content]
 
+    @property
+    def is_raw(self) -> bool:
+        return has_suffix(self.name, RAW_SUFFIXES)
+
 
 def folder(params: Dataset) -> Collection:
     """The images of `dataset.path`, in the layouts of `arrange`.
@@ -54,12 +60,14 @@ def folder(params: Dataset) -> Collection:
     members = _reader(path)
     # what must be read from front to back is read a second time when the images are wanted
     listed = list(members(path))
-    if not listed:
+    raw = _raw(listed)
+    images = [row for row, member in enumerate(listed) if not member.is_raw]
+    if not images:
         raise UserError(
-            f"{path}: holds no image, that is no file that ends in .jpg, .png, .webp, .bmp, .gif, .tif or "
-            "the like: check dataset.path in params.yaml"
+            f"{path}: holds no image, that is no file that ends in .jpg, .png, .webp, .heic, .tif or the like"
+            f"{f', but {raw}: export them as JPEG' if raw else ''}: check dataset.path in params.yaml"
         )
-    by_name = sorted(range(len(listed)), key=lambda row: listed[row].name.encode("utf-8", "surrogateescape"))
+    by_name = sorted(images, key=lambda row: listed[row].name.encode("utf-8", "surrogateescape"))
     # a name that is refused says nothing about the layout
     usable = [row for row in by_name if not isinstance(listed[row].content, Unreadable)]
     refused = [row for row in by_name if isinstance(listed[row].content, Unreadable)]
@@ -79,8 +87,15 @@ def folder(params: Dataset) -> Collection:
         entries=arranged.entries
         + [Entry(printable(listed[row].name), "train", UNLABELLED) for row in refused],
         contents=contents,
-        remarks=arranged.remarks,
+        remarks=(*arranged.remarks, *([f"{raw} are passed over"] if raw else [])),
     )
+
+
+def _raw(listed: Sequence[_Member]) -> str:
+    """`3 camera RAW files (.cr2 2, .dng 1)`, or nothing."""
+    kinds = Counter(Path(member.name).suffix.lower() for member in listed if member.is_raw)
+    by_kind = ", ".join(f"{suffix} {count:,}" for suffix, count in sorted(kinds.items()))
+    return f"{kinds.total():,} camera RAW files ({by_kind})" if kinds else ""
 
 
 def _reader(path: Path) -> Callable[[Path], Iterator[_Member]]:
@@ -96,7 +111,7 @@ def _reader(path: Path) -> Callable[[Path], Iterator[_Member]]:
 
 
 def _in_folder(path: Path) -> Iterator[_Member]:
-    for found in walk(path, SUFFIXES):
+    for found in walk(path, _LISTED):
         if found.problem is None:
             yield _Member(found.name, Span(found.path, 0, found.num_bytes))
         else:
@@ -186,7 +201,7 @@ def _pass_on_faults(error: Exception) -> None:
 
 
 def _is_image(name: str) -> bool:
-    return has_suffix(name, SUFFIXES) and (_climbs(name) or not is_hidden(name))
+    return has_suffix(name, _LISTED) and (_climbs(name) or not is_hidden(name))
 
 
 def _problem(member: tarfile.TarInfo) -> str | None:
