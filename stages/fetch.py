@@ -11,12 +11,14 @@ from pipeline.collection.manifest import write_manifest, write_rejected
 from pipeline.collection.sources.table import SOURCES
 from pipeline.errors import UserError, plain_errors
 from pipeline.params.loaded import Loaded
+from pipeline.params.pretrain_backbone import check_network
 from pipeline.params.reader import load_params
 
 
 def main() -> None:
     loaded = Loaded("fetch", section="dataset")
     params = load_params().dataset
+    check_network(load_params())  # before the work of a large collection
     data = Artifacts()
     started = time.perf_counter()
     collection = SOURCES[params.name](params)

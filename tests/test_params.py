@@ -7,7 +7,9 @@ from typing import Any
 import pydantic
 import pytest
 
+from models import backbones
 from pipeline.errors import UserError
+from pipeline.params.pretrain_backbone import NETWORKS, RESNETS, TIMM, check_network
 from pipeline.params.reader import Params, load_params
 
 
@@ -20,6 +22,14 @@ def test_the_default_params_are_valid_and_frozen(params: Params) -> None:
     ("key", "value", "line"),
     [
         ("pretrain.method", "simcrl", "pretrain.method: 'simcrl' is none of simclr"),
+        (
+            "pretrain.backbone.name",
+            "resnet19",
+            "pretrain.backbone.name: 'resnet19' is none of resnet20, resnet20v2, conv4, resnet10, resnet18, "
+            "resnet34, resnet50, timm:NAME; did you mean resnet18, resnet10, resnet50?",
+        ),
+        ("pretrain.backbone.stem", "patch", "pretrain.backbone: resnet20 has one stem: leave stem at auto"),
+        ("pretrain.backbone.features", "stages", "pretrain.backbone: resnet20 has its last features alone"),
         ("pretrain.device", "gpu", "pretrain.device: 'gpu' is none of auto, cpu, cuda"),
         ("pretrain.epochs", -1, "pretrain.epochs: -1 should be greater than or equal to 0"),
         ("pretrain.epochs", 2.5, "pretrain.epochs: 2.5 should be a valid integer"),
@@ -55,6 +65,25 @@ def test_a_wrong_value_is_one_line_with_key_value_and_rule(
         load_params(path)
     assert str(error.value).startswith(f"{path}: {line}")
     assert "\n" not in str(error.value)
+
+
+def test_the_networks_that_params_may_name_are_those_that_can_be_built() -> None:
+    assert set(NETWORKS) == set(backbones.BACKBONES)
+    assert set(RESNETS) == set(backbones.RESNETS)
+    assert backbones.PREFIX == TIMM
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm:convnext_atto", "timm:resnet18.a1_in1k"])
+def test_a_network_that_there_is_passes(changed_params: Callable[..., Path], name: str) -> None:
+    check_network(load_params(changed_params(**{"pretrain.backbone.name": name})))
+
+
+def test_a_model_that_timm_has_not_is_one_line_with_the_nearest(changed_params: Callable[..., Path]) -> None:
+    chosen = load_params(changed_params(**{"pretrain.backbone.name": "timm:convnext_ato"}))
+    with pytest.raises(
+        UserError, match=r"pretrain\.backbone\.name: 'timm:convnext_ato': .* did you mean timm:convnext_atto"
+    ):
+        check_network(chosen)
 
 
 def test_several_wrong_values_name_the_first_and_count_the_others(

@@ -4,11 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.params.pretrain_backbone import Backbone
 from pipeline.params.pretrain_views import Views
 from pipeline.params.section import (
     Count,
     Device,
-    NonEmpty,
     NonNegative,
     Positive,
     Probability,
@@ -16,16 +16,6 @@ from pipeline.params.section import (
     Section,
     Seed,
 )
-
-
-class Backbone(Section):
-    """The network that is kept, one of models/backbones.py or timm:NAME."""
-
-    name: NonEmpty
-    width: Count | None
-    stem: Literal["auto", "small", "patch", "imagenet"]
-    features: Literal["last", "stages", "quadrants"]
-    pretrained: bool
 
 
 class Method(Section):
@@ -183,13 +173,4 @@ class Pretrain(Section):
     def _only_simclr_takes_more_than_two_views(self) -> "Pretrain":
         if self.num_views > 2 and self.method != "simclr":
             raise ValueError(f"num_views ({self.num_views}) must be 2 for {self.method}; simclr takes more")
-        return self
-
-    @model_validator(mode="after")
-    def _pretrained_weights_are_timms(self) -> "Pretrain":
-        if self.backbone.pretrained and not self.backbone.name.startswith("timm:"):
-            raise ValueError(
-                f"backbone.pretrained is true, but {self.backbone.name} has no weights to start from: choose "
-                "a timm model, like timm:resnet18"
-            )
         return self
