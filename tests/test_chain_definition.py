@@ -127,5 +127,5 @@ def test_an_init_names_things_and_does_nothing() -> None:
 def test_a_stage_depends_on_its_own_section_of_the_params_and_on_no_other(stage: str) -> None:
     (section,) = STAGES[stage]["params"]
     typed = {dep for dep in STAGES[stage]["deps"] if dep.startswith("pipeline/params/")}
-    parts = {"pipeline/params/pretrain_views.py"} if section == "pretrain" else set()
+    parts = {f"pipeline/params/pretrain_{part}.py" for part in ("backbone", "views") if section == "pretrain"}
     assert typed == parts | {f"pipeline/params/{name}.py" for name in (section, "reader", "section")}
