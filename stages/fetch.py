@@ -4,15 +4,18 @@ import hashlib
 import time
 from collections import Counter
 
-from pipeline.artifacts import SPLITS, Artifacts, write_json
+from pipeline.artifacts import SCRATCH, SPLITS, Artifacts, write_json
 from pipeline.atomic import atomic_file, atomic_folder
 from pipeline.collection.ingest import check_ingested, ingest
+from pipeline.collection.known import known_images, note_decoded
 from pipeline.collection.manifest import write_manifest, write_rejected
 from pipeline.collection.sources.table import SOURCES
 from pipeline.errors import UserError, plain_errors
 from pipeline.params.loaded import Loaded
 from pipeline.params.pretrain_backbone import check_network
 from pipeline.params.reader import load_params
+
+DECODED = SCRATCH / "decoded.json"  # which arrays this stage wrote last
 
 
 def main() -> None:
@@ -25,8 +28,11 @@ def main() -> None:
     for remark in collection.remarks:
         print(f"fetch: {remark}", flush=True)
     data.rejected.unlink(missing_ok=True)  # of a run that was stopped
-    with atomic_folder(data.images, loaded.check) as folder:
-        ingested = ingest(collection, params, folder)
+    with (
+        atomic_folder(data.images, loaded.check) as folder,
+        known_images(data, params.image_size, DECODED, folder) as known,
+    ):
+        ingested = ingest(collection, params, folder, known)
         try:
             check_ingested(ingested, len(collection.entries), params.max_rejected, data.rejected)
         except UserError:
@@ -48,6 +54,7 @@ def main() -> None:
                 "sha256": hashlib.sha256(hashes.encode()).hexdigest(),
             },
         )
+    note_decoded(data, params.image_size, DECODED)
     seconds = time.perf_counter() - started
     write_json(
         data.metrics("fetch"),
@@ -65,6 +72,8 @@ def main() -> None:
     )
     kept = ", ".join(f"{count:,} {split}" for split, count in num_images.items())
     print(f"fetch: {kept}; {len(ingested.rejected):,} could not be read", flush=True)
+    if ingested.num_known:
+        print(f"fetch: {ingested.num_known:,} of them were decoded before, and not again", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from pipeline.artifacts import SCRATCH, Artifacts, write_json
+from pipeline.collection.absent import is_absent_and_recorded
 from pipeline.collection.sources.fingerprint import fingerprint
 from pipeline.errors import plain_errors
 from pipeline.params.loaded import Loaded
@@ -12,9 +13,14 @@ from pipeline.params.reader import load_params
 def main() -> None:
     loaded = Loaded("scan", section="dataset")
     params = load_params().dataset
+    source = Artifacts().source
+    if is_absent_and_recorded(params, source):
+        what = f"what was read of it, in {source.parent}, is kept as dvc.lock has it"
+        print(f"scan: {params.path} is not here: {what}", flush=True)
+        return
     found = fingerprint(params, SCRATCH / "hashes.sqlite")
     loaded.check()
-    write_json(Artifacts().source, asdict(found))
+    write_json(source, asdict(found))
     if found.num_files:
         print(f"{params.path}: {found.num_files:,} files, {found.num_bytes / 1e6:,.1f} MB")
 

@@ -103,7 +103,7 @@ def test_help_shows_an_example() -> None:
     [
         (None, "no such file"),
         (b"", "empty file"),
-        (b"hello", "not an image of a format that is read (JPEG, PNG, WEBP, BMP, GIF, TIFF)"),
+        (b"hello", "not an image of a format that is read (JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF, HEIF)"),
         (b"cut", "damaged image"),
     ],
 )

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -27,6 +28,7 @@ from pipeline.search.index import make_index
 from pipeline.search.index_folder import IndexFolder
 from tests.processes import fails, run_stage
 
+CPU = torch.device("cpu")
 FILES = ("images.faiss", "index.json", "encoder.onnx", "catalog.parquet")
 
 
@@ -90,7 +92,7 @@ def test_the_answers_are_those_of_an_exact_search_in_the_embeddings(small_chain:
     asked = (0, 1234, 4999)
     tables = ImageIndex.open(alone).search([picture(id_) for id_ in asked], k=10)
     for number, id_ in enumerate(asked):
-        _, rows = nearest(bank[id_ : id_ + 1], bank, 10)
+        _, rows = nearest(bank[id_ : id_ + 1], bank, 10, CPU)
         table = tables[tables["query"] == number]
         assert table["id"].tolist() == rows[0].tolist()
         assert table["source"].tolist() == manifest.loc[rows[0], "source"].tolist()
@@ -266,7 +268,7 @@ def test_a_split_and_a_class_narrow_the_answer_to_their_own_nearest(
         if class_name:
             allowed &= (manifest["class_name"] == class_name).to_numpy()
         rows = np.flatnonzero(allowed)
-        _, expected = nearest(bank[4007:4008], bank[rows], 10)
+        _, expected = nearest(bank[4007:4008], bank[rows], 10, CPU)
         table = index.search(np.array(images[7]), k=10, split=split, class_name=class_name)
         assert table["id"].tolist() == rows[expected[0]].tolist()
     assert len(index.search(4007, k=5000, split="test", class_name="8")) == 100 - (
@@ -297,10 +299,13 @@ def test_a_query_that_the_index_cannot_be_asked_is_one_line(alone: Path, query: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("factory", ["IVF64,Flat", "HNSW16", "IVF64,PQ8x4", "PCA8,IVF16,Flat", "SQ8"])
-def test_an_approximate_index_gives_as_many_as_were_asked_for(
+def test_an_approximate_index_gives_as_many_as_it_can_find_and_no_empty_places(
     small_chain: Path, alone: Path, params: Params, factory: str
 ) -> None:
-    """One list of 64 holds some 80 images; the id of a place that stays empty is -1."""
+    """One list of 64 holds some 80 images; the id of a place that stays empty is -1.
+
+    In a graph a few images have no other that points to them (here 1 to 2 of 5,000), so no search gets there.
+    """
     data = Artifacts(small_chain / "data")
     embeddings = [data.read_embeddings(split) for split in data.splits()]
     chosen = params.index.model_copy(update={"factory": factory, "target_recall": 0.001})
@@ -310,8 +315,9 @@ def test_an_approximate_index_gives_as_many_as_were_asked_for(
     IndexFolder(alone).write(index, built, data.encoder, data.read_manifest(), "0" * 64)
     opened = ImageIndex.open(alone)
     query = np.concatenate(embeddings)[4007]
-    table = opened.search(query, k=5000)
-    assert sorted(table["id"]) == list(range(5000))
+    found = opened.search(query, k=5000)["id"].tolist()
+    assert sorted(found) == sorted(set(found) & set(range(5000)))
+    assert len(found) >= (4990 if factory == "HNSW16" else 5000)
     threes = opened.search(query, k=500, class_name="3")
     assert len(threes) == 500
     assert set(threes["class_name"]) == {"3"}

@@ -3,6 +3,7 @@
 import faiss
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
@@ -11,6 +12,8 @@ from pipeline.params.reader import Params
 from pipeline.search import rows
 from pipeline.search.index import build_index, choose_factory, make_index
 from pipeline.search.tuning import exact_neighbors, recall, tune
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def test_exact_search_is_numpys_with_ids_counted_over_all_parts(
     left_out = np.arange(4975, 5025)
     bank = np.concatenate(parts)
     kept = np.setdiff1d(np.arange(6000), left_out)
-    _, expected = nearest(bank[left_out], bank[kept], 10)
+    _, expected = nearest(bank[left_out], bank[kept], 10, CPU)
     np.testing.assert_array_equal(exact_neighbors(parts, bank[left_out], 10, left_out), kept[expected])
     monkeypatch.setattr(rows, "_AT_ONCE", 700)  # in many chunks
     np.testing.assert_array_equal(exact_neighbors(parts, bank[left_out], 10, left_out), kept[expected])
@@ -77,7 +80,7 @@ def test_the_recall_is_that_of_new_images(params: Params, factory: str) -> None:
     stored, new = points[:5000], points[5000:]
     chosen = params.index.model_copy(update={"factory": factory, "target_recall": 0.001, "num_queries": 500})
     index, built, _ = make_index([stored], chosen)
-    _, truth = nearest(new, stored, 10)
+    _, truth = nearest(new, stored, 10, CPU)
     _, found = index.search(new, 10)
     of_new = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.tolist(), truth.tolist(), strict=True)])
     assert built.recall_at_10 == pytest.approx(of_new, abs=0.025)  # over other queries, 500 and 1,000

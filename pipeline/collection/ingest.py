@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from pipeline.artifacts import SPLITS, compact_array, create_array
 from pipeline.collection.decoding import decode_all
+from pipeline.collection.known import KnownImages
 from pipeline.collection.sources.collection import Collection, Entry
 from pipeline.collection.worker import Job, Place, Read
 from pipeline.errors import UserError
@@ -44,15 +45,19 @@ class Ingested:
         rejected: in the order in which the source lists them.
         num_duplicates: images whose bytes stand in an earlier one.
         num_train_test_duplicates: images to learn from whose bytes stand in the test split, kept or not.
+        num_known: images whose pixels were taken from where they stood decoded.
     """
 
     accepted: list[Accepted]
     rejected: list[Rejected]
     num_duplicates: int
     num_train_test_duplicates: int
+    num_known: int
 
 
-def ingest(collection: Collection, params: Dataset, folder: Path) -> Ingested:
+def ingest(
+    collection: Collection, params: Dataset, folder: Path, known: KnownImages | None = None
+) -> Ingested:
     """Writes `{split}.npy`, uint8 [N, size, size, 3], for each split of a collection.
 
     Every image has its row from the start, so that workers write as they decode; rows that nothing was
@@ -63,6 +68,7 @@ def ingest(collection: Collection, params: Dataset, folder: Path) -> Ingested:
         collection: of a source.
         params: the size, and what is dropped.
         folder: exists and is empty.
+        known: images that need no decoding.
 
     Raises:
         MachineError: the process of an image was killed, most likely for want of memory.
@@ -84,7 +90,7 @@ def ingest(collection: Collection, params: Dataset, folder: Path) -> Ingested:
         for number, content in collection.contents()
     )
     with tqdm(total=len(entries), desc="fetch", unit=" images", disable=None) as bar:
-        job = Job(paths, params.image_size)
+        job = Job(paths, params.image_size, known)
         for number, outcome in decode_all(places, job, lambda number: entries[number].source):
             outcomes[number] = outcome
             bar.update()
@@ -106,6 +112,7 @@ def ingest(collection: Collection, params: Dataset, folder: Path) -> Ingested:
         ],
         num_duplicates=_num_duplicates(outcomes),
         num_train_test_duplicates=int(leaked.sum()),
+        num_known=sum(isinstance(outcome, Read) and outcome.was_known for outcome in outcomes),
     )
 
 

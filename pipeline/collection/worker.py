@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.collection.known import KnownImages, Lookup
 from pipeline.collection.sources.collection import Content, Pixels, Span, Unreadable
 from pipeline.images import UnreadableImageError, check_num_bytes, decode, fit
 
@@ -22,11 +23,19 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What a worker says of an image whose pixels it has written."""
+    """What a worker says of an image whose pixels it has written.
+
+    Attributes:
+        width: of the image as it is stored, in pixels.
+        height: likewise.
+        sha256: of the file's bytes.
+        was_known: whether its pixels were taken from where they stood decoded.
+    """
 
     width: int
     height: int
     sha256: bytes
+    was_known: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,10 +45,12 @@ class Job:
     Attributes:
         paths: of the arrays by split, uint8 [N, size, size, 3], in which a place is a row.
         size: height and width in pixels.
+        known: images whose pixels need no decoding; None where there are none.
     """
 
     paths: dict[str, Path]
     size: int
+    known: KnownImages | None = None
 
 
 class Worker:
@@ -47,6 +58,7 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         self._size = job.size
+        self._known = None if job.known is None else Lookup(job.known)
         self._arrays: dict[str, NDArray[np.uint8]] = {
             split: np.load(path, mmap_mode="r+") for split, path in job.paths.items()
         }
@@ -71,9 +83,14 @@ class Worker:
         return Read(image.width, image.height, bytes.fromhex(image.sha256))
 
     def _decode(self, place: Place, content: bytes) -> Read:
+        sha256 = hashlib.sha256(content).digest()
+        known = None if self._known is None else self._known.find(sha256)
+        if known is not None:
+            self._arrays[place.split][place.row], width, height = known
+            return Read(width, height, sha256, was_known=True)
         image = decode(content, self._size)
         self._arrays[place.split][place.row] = image.pixels
-        return Read(image.width, image.height, hashlib.sha256(content).digest())
+        return Read(image.width, image.height, sha256)
 
 
 def _read(content: bytes | Span) -> bytes:
