@@ -1,5 +1,6 @@
 """A collection that grows, or whose photographs are elsewhere: only what must be done again is."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from tests.conftest import ROOT, SMALL_RUN, change_params, clone_project, repro
 from tests.processes import run, run_stage
 
 NUM_PHOTOS = 30
+GUIDE = (ROOT / "docs/your-own-images.md").read_text().splitlines()
 
 
 def write_photos(photos: Path, numbers: range) -> None:
@@ -131,6 +133,12 @@ def commit(project: Path) -> None:
     run("git", *author, "commit", "--quiet", "--all", "--message", "run", cwd=project)
 
 
+def follow(command: str, project: Path, *more: str) -> None:
+    """Runs a line of the guide."""
+    assert command in GUIDE
+    run(*command.split(), *more, cwd=project)
+
+
 def stages_run(done: subprocess.CompletedProcess[str]) -> list[str]:
     """Names of the stages that DVC ran."""
     return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage '")]
@@ -141,7 +149,7 @@ def stages_run(done: subprocess.CompletedProcess[str]) -> list[str]:
 def test_new_photographs_are_found_by_the_encoder_that_is_kept(shop: Path) -> None:
     encoder = (shop / "data/encoder/encoder.onnx").read_bytes()
     write_photos(shop.parent / "photos", range(NUM_PHOTOS, NUM_PHOTOS + 5))
-    run("dvc", "freeze", "pretrain", cwd=shop)
+    follow("dvc freeze pretrain", shop)
     done = run("dvc", "repro", cwd=shop)
     assert stages_run(done) == ["scan", "fetch", "embed", "index", "evaluate"]
     assert f"{NUM_PHOTOS} of them were decoded before, and not again" in done.stdout
@@ -178,6 +186,29 @@ def test_where_the_photographs_are_not_the_later_stages_run(shop: Path, tmp_path
         assert f"{shop.parent / 'photoes'}: no such file or folder: check dataset.path" in refused.stderr
     finally:
         (shop.parent / "elsewhere").rename(shop.parent / "photos")
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("shop")
+def test_linked_outputs_stand_once_on_disk_and_what_nothing_uses_goes(shop: Path) -> None:
+    images = shop / "data/images/train.npy"
+    cache = shop / ".dvc/cache/files/md5"
+    follow("dvc config cache.type reflink,hardlink,copy", shop)
+    follow("dvc checkout --relink", shop)
+    (kinds,) = [line for line in run("dvc", "doctor", cwd=shop).stdout.splitlines() if "Cache types:" in line]
+    assert images.stat().st_nlink == (1 if "reflink" in kinds else 2)
+    change_params(shop / "params.yaml", {"dataset.seed": 1, "index.factory": "Flat"})
+    run("dvc", "repro", cwd=shop)
+    objects = [path for path in cache.rglob("*") if path.is_file()]
+    for path in objects:
+        assert hashlib.md5(path.read_bytes()).hexdigest() == f"{path.parent.name}{path.name}".removesuffix(
+            ".dir"
+        )
+    follow("dvc gc --workspace", shop, "--force")
+    assert len([path for path in cache.rglob("*") if path.is_file()]) < len(objects)
+    assert stages_run(run("dvc", "repro", cwd=shop)) == ["scan"]
+    follow("dvc unfreeze pretrain", shop)
+    assert "frozen" not in (shop / "dvc.yaml").read_text()
 
 
 def test_what_is_not_recorded_or_not_of_these_settings_is_not_kept(tmp_path: Path) -> None:
