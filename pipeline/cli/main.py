@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.doctor import doctor
+from pipeline.cli.embed import embed
 from pipeline.cli.query import query
 from pipeline.cli.recipe import recipe
 from pipeline.errors import plain_errors
@@ -25,6 +26,7 @@ app = typer.Typer(
     help="Finds the images that look alike, with an encoder learned from images without labels.",
 )
 app.command()(query)
+app.command()(embed)
 app.command()(recipe)
 app.command()(doctor)
 

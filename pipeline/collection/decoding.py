@@ -46,7 +46,7 @@ def decode_all(
     Raises:
         MachineError: the process of an image was killed twice, most likely for want of memory.
     """
-    num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_workers = _num_workers()
     waiting: deque[tuple[Chunk, Future[list[Read | str]]]] = deque()
     pool, alone = _Pool(num_workers, job), _Alone(job)
     try:
@@ -59,6 +59,16 @@ def decode_all(
     finally:
         pool.close()
         alone.close()
+
+
+def most_under_way() -> int:
+    """Images at most that `decode_all` has taken from `places` and not yet yielded."""
+    # a chunk that is handed out and one that is gathered, beside those that wait
+    return (_CHUNKS_WAITING_PER_WORKER * _num_workers() + 2) * _IMAGES_AT_ONCE
+
+
+def _num_workers() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _outcomes(

@@ -1,0 +1,52 @@
+"""`lookalike embed`: the embeddings of any image files, as a table."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import UserError
+
+
+def embed(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="Image files, folders, .tar, .tar.gz and .zip of them."),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="TABLE.parquet", help="Where the table is written.")
+    ],
+    encoder: Annotated[
+        Path, typer.Option(metavar="FILE", help="The encoder: of the chain, or a copy of one.")
+    ] = Path("data/encoder/encoder.onnx"),
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What the encoder runs on.")] = "auto",
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Images that it is given at a time.")] = 64,
+) -> None:
+    """Writes the embeddings of image files to a Parquet table.
+
+    A row an image: source, sha256, width, height, and embedding, float32 and of length 1, so that the dot
+    product of two is their cosine similarity. An image that cannot be read is named on standard error and
+    left out.
+
+    \b
+    Examples:
+      lookalike embed photos/ -o photos.parquet
+      lookalike embed a.jpg b.png scans.tar -o some.parquet
+      lookalike embed photos/ -o photos.parquet --encoder /backup/index/encoder.onnx
+    """
+    from pipeline.encoder.embed_files import embed_files
+    from pipeline.encoder.runtime import Encoder
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device: {device!r} is none of auto, cpu, cuda")
+    if output.suffix.lower() != ".parquet":
+        raise UserError(f"--output: {str(output)!r} does not end in .parquet, which is what is written")
+    if batch_size < 1:
+        raise UserError(f"--batch-size: {batch_size} is below 1")
+    opened = Encoder.open(encoder, device)  # type: ignore[arg-type]
+    num_rows, skipped = embed_files(opened, paths, batch_size, output)
+    for image in skipped:
+        print(f"{image.source}: {image.reason}", file=sys.stderr)
+    left_out = f"; {len(skipped):,} could not be read" if skipped else ""
+    print(f"{output}: {num_rows:,} embeddings of {opened.dim} dimensions{left_out}")
