@@ -54,6 +54,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = range(5, 9)
 _SRGB = ImageCms.createProfile("sRGB")
 _UNSEEN = 2  # of 255: what the sRGB profiles of cameras and programs differ by
 # ISO/IEC 23008-12, annex B.4: what stands in a file of HEIF behind `ftyp`; AVIF's are not among them.
@@ -159,6 +160,9 @@ def _decode(file: BinaryIO, formats: tuple[str, ...], size: int) -> Decoded:
         if width * height > MAX_PIXELS:
             raise UnreadableImageError(f"{width} x {height} pixels, at most {MAX_PIXELS:,} are read")
         orientation = _orientation(image)
+        if image.format == "TIFF":  # which Pillow turns as it loads it, and whose size it says turned
+            width, height = (height, width) if orientation in _ON_ITS_SIDE else (width, height)
+            orientation = 1
         profile = image.info.get("icc_profile")
         # does nothing to formats other than JPEG
         image.draft(None, (_REDUCING_GAP * size, _REDUCING_GAP * size))
@@ -197,6 +201,9 @@ def _flat(image: Image.Image, mode: str) -> Image.Image:
     image.load()
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image, dtype=np.uint16) // 257).astype(np.uint8))
+    elif image.mode == "LA" and mode == "L":
+        layer, image = image, Image.new("L", image.size, 255)
+        image.paste(layer.getchannel("L"), mask=layer.getchannel("A"))
     elif image.has_transparency_data:
         layer = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.new("RGB", image.size, (255, 255, 255))

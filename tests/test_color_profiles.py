@@ -106,6 +106,14 @@ def test_grey_with_a_profile_of_its_own_is_converted() -> None:
     assert (found == found[..., :1]).all()
 
 
+def test_transparent_grey_has_the_colours_of_its_profile_too() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    bright = profile(b"GRAY", b"XYZ ", {b"kTRC": curve(1.5)})
+    opaque = np.stack([levels, np.full_like(levels, 255)], axis=2)
+    found = decode(file_of(np.ascontiguousarray(opaque), bright, mode="LA"), 16).pixels
+    np.testing.assert_array_equal(found, decode(file_of(levels, bright, mode="L"), 16).pixels)
+
+
 def test_a_profile_of_another_mode_changes_nothing() -> None:
     grey = profile(b"GRAY", b"XYZ ", {b"kTRC": curve(1.0)})
     np.testing.assert_array_equal(decode(file_of(COLORS, grey), 24).pixels, COLORS)
