@@ -53,6 +53,8 @@ COLUMNS = {
     "linear": ("linear", "top1"),
     "10 % labels": ("linear_10pct", "mean"),
     "1 % labels": ("linear_1pct", "mean"),
+    "precision@10": ("retrieval", "precision_at_10"),
+    "mAP": ("retrieval", "map"),
 }
 
 Split = tuple[NDArray[np.uint8], NDArray[np.int64]]  # images [N, H, W, 3] and their classes [N]

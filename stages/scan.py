@@ -16,7 +16,7 @@ def main() -> None:
     source = Artifacts().source
     if is_absent_and_recorded(params, source):
         what = f"what was read of it, in {source.parent}, is kept as dvc.lock has it"
-        print(f"scan: {params.path} is not here: {what}", flush=True)
+        print(f"scan: {params.path} is not here or empty: {what}", flush=True)
         return
     found = fingerprint(params, SCRATCH / "hashes.sqlite")
     loaded.check()

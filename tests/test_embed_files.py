@@ -126,9 +126,10 @@ def test_embedding_imports_no_training_stack(small_chain: Path, photos: Path, tm
     ("arguments", "line"),
     [
         (["missing.jpg", "-o", "out.parquet"], "missing.jpg: no such file or folder"),
-        (["empty", "-o", "out.parquet"], "empty: holds no image: name image files, folders or archives"),
+        (["empty", "-o", "out.parquet"], "empty: holds no image that is read (camera RAW is not): name"),
         (["no.png", "-o", "out.parquet"], "no image of 1 can be read, the first is no.png: not an image"),
         (["cut.tar", "-o", "out.parquet"], "cut.tar: damaged or cut short"),
+        (["no.png", "-o", "empty.parquet"], "--output: 'empty.parquet' is a folder: name a file"),
         (["no.png", "-o", "out.csv"], "--output: 'out.csv' does not end in .parquet"),
         (["no.png", "-o", "out.parquet", "--batch-size", "0"], "--batch-size: 0 is below 1"),
         (["no.png", "-o", "out.parquet", "--device", "gpu"], "--device: 'gpu' is none of auto, cpu, cuda"),
@@ -138,6 +139,7 @@ def test_a_mistake_is_one_line_and_leaves_the_table_that_stood_there(
     chain_copy: Path, photos: Path, arguments: list[str], line: str
 ) -> None:
     (chain_copy / "empty").mkdir()
+    (chain_copy / "empty.parquet").mkdir()
     (chain_copy / "no.png").write_bytes(b"hello")
     (chain_copy / "cut.tar").write_bytes(pack(photos, chain_copy / "whole.tar").read_bytes()[:9000])
     (chain_copy / "out.parquet").write_bytes(b"before")

@@ -85,7 +85,7 @@ def test_figures_of_a_classifier_are_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     labels, answers = rng.integers(0, 7, (2, 300))
     labels[labels == 5] = 4  # a class that is not among the labels has no recall
-    figures = class_figures(np.where(answers == labels, 0, 5), labels, [*"abcdefg"])
+    figures = class_figures(np.where(answers == labels, 0, 5), labels, [*"abcdefg"], 7)
     assert figures["top1"] == pytest.approx(accuracy_score(labels, answers))
     present = np.unique(labels)
     recalls = recall_score(labels, answers, labels=present, average=None)
@@ -94,6 +94,21 @@ def test_figures_of_a_classifier_are_those_of_scikit_learn() -> None:
     )
     assert figures["balanced_accuracy"] == pytest.approx(recalls.mean())
     assert figures["top5"] == figures["top1"]
+
+
+def test_top5_is_left_out_where_five_answers_are_all_that_there_are(params: Params) -> None:
+    """A sixth class that no training image is of is never answered: the first five are always all."""
+    rng = np.random.default_rng(0)
+    train, test = np.repeat(np.arange(5), 40), np.repeat(np.arange(6), 5)
+    scores = evaluate(
+        Labelled(rng.standard_normal((200, 8), dtype=np.float32), train),
+        Labelled(rng.standard_normal((30, 8), dtype=np.float32), test),
+        [*"abcdef"],
+        params.evaluate,
+        CPU,
+    )
+    assert "top5" not in scores["knn"]
+    assert "top5" not in scores["linear"]
 
 
 def test_knn_on_points_made_by_hand() -> None:

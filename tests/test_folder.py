@@ -173,6 +173,28 @@ def test_a_damaged_archive_is_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_a_zip_damaged_anywhere_is_one_line_or_reasons(params: Params, tmp_path: Path) -> None:
+    """Names that are not ASCII: bytes of theirs that are no UTF-8 are damage too."""
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for number in range(8):
+            packed.writestr(f"{'ab'[number % 2]}/é{number}.png", picture(number))
+    whole, rng = archive.read_bytes(), np.random.default_rng(0)
+    lines = []
+    for number in range(400):
+        damaged = bytearray(whole)
+        place = int(rng.integers(len(whole)))
+        bad = rng.integers(0, 256, 8 if number % 2 else 1, dtype=np.uint8).tobytes()
+        damaged[place : place + len(bad)] = bad
+        archive.write_bytes(damaged)
+        try:
+            list(folder(dataset(params, archive)).contents())
+        except UserError as error:
+            lines.append(str(error))
+    assert len(lines) > 20
+    assert all(line.startswith(f"{archive}: ") and "\n" not in line for line in lines)
+
+
 def test_links_are_followed_but_never_in_circles(params: Params, photos: Path) -> None:
     (photos / "cat/loop").symlink_to(photos)
     (photos / "cat/again.png").symlink_to(photos / "dog/15.png")

@@ -176,9 +176,7 @@ def test_where_the_photographs_are_not_the_later_stages_run(shop: Path, tmp_path
         change_params(clone / "params.yaml", {"index.factory": "HNSW8"})
         done = run("dvc", "repro", "index", cwd=clone)
         assert stages_run(done) == ["scan", "index"]
-        line = (
-            f"scan: {shop.parent / 'photos'} is not here: what was read of it, in data, is kept as dvc.lock"
-        )
+        line = f"scan: {shop.parent / 'photos'} is not here or empty: what was read of it, in data, is kept"
         assert line in done.stdout
         change_params(clone / "params.yaml", {"dataset.path": str(shop.parent / "photoes")})
         refused = run("dvc", "repro", "index", cwd=clone, check=False)
@@ -236,7 +234,9 @@ def test_what_is_not_recorded_or_not_of_these_settings_is_not_kept(tmp_path: Pat
     assert not is_absent_and_recorded(params, source, lock)
     lock.write_text("stages: [")
     assert not is_absent_and_recorded(params, source, lock)
-    (tmp_path / "photos").mkdir()
     lock.write_text(json.dumps(recorded))
     source.write_text("{}\n")
+    (tmp_path / "photos").mkdir()  # a place to mount a disk, and no disk
+    assert is_absent_and_recorded(params, source, lock)
+    (tmp_path / "photos/a.txt").touch()
     assert not is_absent_and_recorded(params, source, lock)

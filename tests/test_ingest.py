@@ -346,11 +346,8 @@ def test_more_than_the_allowed_share_stops_with_a_summary_and_nothing_is_lost(pr
     ]
 
 
-@pytest.mark.slow
-def test_an_interrupted_fetch_leaves_what_stood_before_and_no_process(project: Path) -> None:
-    images = project / "data/images"
-    images.mkdir(parents=True)
-    (images / "train.npy").write_bytes(b"of the run before")
+def fetch_under_way(project: Path) -> subprocess.Popen[str]:
+    """Stage fetch in a process group of its own, as soon as its workers may be at it."""
     process = subprocess.Popen(
         [sys.executable, "-m", "stages.fetch"],
         cwd=project,
@@ -363,6 +360,23 @@ def test_an_interrupted_fetch_leaves_what_stood_before_and_no_process(project: P
     while not list(project.glob("data/.images.*.partial")) and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.5)
+    return process
+
+
+def assert_nobody_is_left(group: int) -> None:
+    deadline = time.monotonic() + 10
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)  # finds somebody
+            time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_an_interrupted_fetch_leaves_what_stood_before_and_no_process(project: Path) -> None:
+    images = project / "data/images"
+    images.mkdir(parents=True)
+    (images / "train.npy").write_bytes(b"of the run before")
+    process = fetch_under_way(project)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the workers too
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -370,8 +384,13 @@ def test_an_interrupted_fetch_leaves_what_stood_before_and_no_process(project: P
     assert "Traceback" not in errors
     assert [path.name for path in (project / "data").iterdir()] == ["images"]
     assert (images / "train.npy").read_bytes() == b"of the run before"
-    deadline = time.monotonic() + 10
-    with pytest.raises(ProcessLookupError):
-        while time.monotonic() < deadline:
-            os.killpg(process.pid, 0)  # finds somebody
-            time.sleep(0.05)
+    assert_nobody_is_left(process.pid)
+
+
+@pytest.mark.slow
+def test_a_killed_fetch_takes_its_workers_along(project: Path) -> None:
+    """They would wait for work for ever, each with its memory."""
+    process = fetch_under_way(project)
+    process.kill()
+    process.communicate(timeout=10)  # what they print to is closed when the last of them has ended
+    assert_nobody_is_left(process.pid)

@@ -192,6 +192,45 @@ def test_a_folder_called_train_among_others_is_a_class() -> None:
     assert arranged(*files("train", 5), *files("bus", 5)).class_names == ("bus", "train")
 
 
+@pytest.mark.parametrize("stray", ["overview.png", "zz.png"])
+def test_a_stray_file_beside_the_folder_that_stands_around_all_of_it_changes_no_label(stray: str) -> None:
+    splits = [*files("ds/train/cat", 5), *files("ds/test/cat", 2)]
+    beside = class_and_split(arranged(stray, *splits))
+    assert beside == class_and_split(arranged(*splits)) + Counter({(None, "unlabelled"): 1})
+    classes = [*files("photos/cat", 5), *files("photos/dog", 5)]
+    beside = class_and_split(arranged(stray, *classes))
+    assert beside == class_and_split(arranged(*classes)) + Counter({(None, "unlabelled"): 1})
+
+
+def test_a_split_may_carry_a_number_as_coco_has_it() -> None:
+    found = arranged(*files("train2017", 5), *files("val2017", 3), *files("test1", 2))
+    assert class_and_split(found) == {(None, "train"): 5, (None, "test"): 2}
+    assert arranged(*files("train2", 5), *files("bus2", 5)).class_names == ("bus2", "train2")
+
+
+@pytest.mark.parametrize("folder", ["test", "unknown"])
+def test_a_lone_folder_of_the_test_images_that_train_knows_not_is_no_class(folder: str) -> None:
+    """Kaggle packs images without labels as test/test/*: as a class, every answer about it would be wrong."""
+    found = arranged(*files("train/cat", 10), *files("train/dog", 10), *files(f"test/{folder}", 7))
+    assert class_and_split(found) == {
+        ("cat", "train"): 8,
+        ("dog", "train"): 8,
+        ("cat", "test"): 2,
+        ("dog", "test"): 2,
+        (None, "unlabelled"): 7,
+    }
+    assert found.class_names == ("cat", "dog")
+    assert any(f"test/{folder} is no class of the training images" in remark for remark in found.remarks)
+    # of several such folders somebody means classes: those of retrieval are often others than the training's
+    apart = arranged(*files("train/cat", 5), *files("test/fox", 5), *files("test/owl", 5))
+    assert apart.class_names == ("cat", "fox", "owl")
+
+
+def test_classes_called_like_splits_within_train_are_classes() -> None:
+    found = arranged(*files("train/train", 10), *files("train/test", 10), *files("train/other", 5))
+    assert found.class_names == ("other", "test", "train")
+
+
 def test_labels_none_leaves_labels_out_and_keeps_the_splits_that_folders_name() -> None:
     plain = arranged(*files("cat", 5), *files("dog", 5), labels="none")
     assert class_and_split(plain) == {(None, "train"): 10}

@@ -25,8 +25,8 @@ def test_the_default_params_are_valid_and_frozen(params: Params) -> None:
         (
             "pretrain.backbone.name",
             "resnet19",
-            "pretrain.backbone.name: 'resnet19' is none of resnet20, resnet20v2, conv4, resnet10, resnet18, "
-            "resnet34, resnet50, timm:NAME; did you mean resnet18, resnet10, resnet50?",
+            f"pretrain.backbone.name: 'resnet19' is none of {', '.join(NETWORKS)}, timm:NAME; did you mean "
+            "resnet18, resnet10, resnet50?",
         ),
         ("pretrain.backbone.stem", "patch", "pretrain.backbone: resnet20 has one stem: leave stem at auto"),
         ("pretrain.backbone.features", "stages", "pretrain.backbone: resnet20 has its last features alone"),

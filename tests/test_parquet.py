@@ -1,5 +1,6 @@
 """Hugging Face style tables become collections; what is missing in them is one line or a reason."""
 
+import datetime
 import io
 import json
 from pathlib import Path
@@ -243,6 +244,95 @@ def test_damaged_pages_of_labels_are_one_line(params: Params, tmp_path: Path) ->
     with pytest.raises(UserError, match=r"a\.parquet: damaged \(") as error:
         parquet(dataset(params, path))
     assert "\n" not in str(error.value)
+
+
+def plain(path: Path, labels: Any, **columns: Any) -> Path:
+    """A table that nothing compresses, of bytes alone."""
+    num_rows = len(labels)
+    table = pa.table({"image": pa.array([picture(0)] * num_rows, pa.binary()), "label": labels} | columns)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, compression="none", use_dictionary=False)
+    return path
+
+
+def test_bytes_of_a_word_or_of_the_footer_that_are_damaged_are_one_line(
+    params: Params, tmp_path: Path
+) -> None:
+    path = plain(tmp_path / "a.parquet", [f"class{row % 5}" for row in range(20)])
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for place, bad in ((whole.index(b"class3"), b"\xff"), (footer + 3, b"\x0e" * 5)):
+        path.write_bytes(whole[:place] + bad + whole[place + len(bad) :])
+        with pytest.raises(UserError) as error:
+            contents(parquet(dataset(params, path)))
+        assert str(error.value).startswith(f"{path}: ")
+        assert "\n" not in str(error.value)
+
+
+def test_a_table_damaged_anywhere_is_one_line_or_read(params: Params, tmp_path: Path) -> None:
+    path = plain(tmp_path / "a.parquet", [f"class{row % 5}" for row in range(20)])
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    lines = []
+    for _ in range(300):
+        damaged = bytearray(whole)
+        place = int(rng.integers(len(whole) - 8))
+        damaged[place : place + 4] = rng.integers(0, 256, 4, dtype=np.uint8).tobytes()
+        path.write_bytes(damaged)
+        try:
+            contents(parquet(dataset(params, path)))
+        except UserError as error:
+            lines.append(str(error))
+    assert len(lines) > 20
+    assert all(line.startswith(f"{path}: ") and "\n" not in line for line in lines)
+
+
+def test_odd_labels_are_one_line_or_what_they_say(params: Params, tmp_path: Path) -> None:
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.zeros((4, 2, 2), np.float32))
+    with pytest.raises(UserError, match="not one label a row"):
+        parquet(dataset(params, plain(tmp_path / "tensors.parquet", tensors)))
+    doubled = plain(tmp_path / "doubled.parquet", [0, 1])
+    table = pq.read_table(doubled)
+    pq.write_table(
+        pa.Table.from_arrays([*table.columns, table["label"]], ["image", "label", "label"]), doubled
+    )
+    with pytest.raises(UserError, match="has 2 columns 'label'"):
+        parquet(dataset(params, doubled))
+    blank = parquet(dataset(params, plain(tmp_path / "blank.parquet", ["", "cat", " ", "dog"])))
+    assert blank.class_names == ("cat", "dog")
+    assert sorted(entry.label for entry in blank.entries) == [-1, -1, 0, 1]
+
+
+@pytest.mark.parametrize("values", [[0.0, 1.5], [datetime.date(2020, 1, 1)] * 2, [b"a", b"b"]])
+def test_values_that_no_class_name_of_the_schema_stands_for_name_themselves(
+    params: Params, tmp_path: Path, values: list[Any]
+) -> None:
+    write(tmp_path / "a.parquet", range(2), values, ["cat", "dog"])
+    found = parquet(dataset(params, tmp_path / "a.parquet"))
+    assert found.class_names == tuple(sorted({str(value) for value in values}))
+
+
+def test_a_number_and_the_same_number_as_a_word_are_one_class(params: Params, tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", range(4), [1, 2, 10, 2])
+    write(tmp_path / "test.parquet", range(4, 8), ["1", "2", "10", "2"])
+    found = parquet(dataset(params, tmp_path))
+    assert found.class_names == ("1", "10", "2")
+    assert [entry.label for entry in found.entries if entry.split == "test"] == [0, 2, 1, 2]
+
+
+def test_the_split_is_a_word_of_the_name_and_the_last_one(params: Params, tmp_path: Path) -> None:
+    names = {
+        "valuable/a.parquet": "train",
+        "testimony.parquet": "train",
+        "latest.parquet": "train",
+        "cifar_train.parquet": "train",
+        "train_set/cifar-test.parquet": "test",
+        "data/test-00000-of-00001.parquet": "test",
+        "unlabelled2-0.parquet": "unlabelled",
+    }
+    for number, name in enumerate(names):
+        write(tmp_path / name, range(2 * number, 2 * number + 2), [0, 1])
+    found = parquet(dataset(params, tmp_path))
+    assert {entry.source.partition("#")[0]: entry.split for entry in found.entries} == names
 
 
 @pytest.mark.parametrize("damage", ["text", "cut", "pages"])

@@ -28,3 +28,8 @@ def test_the_spread_of_one_point_and_of_the_axes_is_the_closed_form() -> None:
     axes = spread(np.eye(8, dtype=np.float32))
     assert axes["effective_rank"] == pytest.approx(8)
     assert axes["uniformity"] == pytest.approx(-4)  # every squared distance is 2
+
+
+def test_features_that_are_nothing_at_all_have_one_point() -> None:
+    """Every rectifier may be dead: 0 / 0 is no figure."""
+    assert spread(np.zeros((10, 8), dtype=np.float32)) == {"effective_rank": 1.0, "uniformity": 0.0}

@@ -305,8 +305,8 @@ def test_features_that_collapse_behind_a_batch_norm_are_seen(
 
 
 def test_a_backbone_that_cannot_be_built_is_one_line(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
-    with pytest.raises(UserError, match=r"params\.yaml: pretrain\.backbone: .*resnet21.*resnet20"):
-        train(images, LABELS, changed_run(tiny, **{"backbone.name": "resnet21"}))
+    with pytest.raises(UserError, match=r"params\.yaml: pretrain\.backbone: .*resnet19"):
+        train(images, LABELS, changed_run(tiny, **{"backbone.name": "timm:resnet19", "backbone.width": None}))
 
 
 def test_pixels_are_normalised_as_params_say(tiny: Pretrain, images: NDArray[np.uint8]) -> None:

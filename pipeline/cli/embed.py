@@ -42,6 +42,8 @@ def embed(
         raise UserError(f"--device: {device!r} is none of auto, cpu, cuda")
     if output.suffix.lower() != ".parquet":
         raise UserError(f"--output: {str(output)!r} does not end in .parquet, which is what is written")
+    if output.is_dir():
+        raise UserError(f"--output: {str(output)!r} is a folder: name a file in it")
     if batch_size < 1:
         raise UserError(f"--batch-size: {batch_size} is below 1")
     opened = Encoder.open(encoder, device)  # type: ignore[arg-type]

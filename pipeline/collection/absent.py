@@ -15,7 +15,9 @@ from pipeline.params.dataset import NEEDS_A_PATH, Dataset
 
 
 def is_absent_and_recorded(params: Dataset, source: Path, lock: Path = Path("dvc.lock")) -> bool:
-    """Whether there is nothing at `dataset.path`, and dvc.lock has the collection as section and source say.
+    """Whether dvc.lock has the collection as section and source say, and nothing stands at `dataset.path`.
+
+    An empty folder is nothing: it may be what a disk is mounted on.
 
     Args:
         params: section `dataset`.
@@ -33,9 +35,10 @@ def is_absent_and_recorded(params: Dataset, source: Path, lock: Path = Path("dvc
 
 def _may_be_there(path: str) -> bool:
     try:
-        return Path(path).expanduser().exists()
+        place = Path(path).expanduser()
     except RuntimeError:  # nobody's home: a wrong value, and no disk that is elsewhere
         return True
+    return place.exists() and not (place.is_dir() and not any(place.iterdir()))
 
 
 def _stage(lock: Path, name: str) -> dict[str, Any]:

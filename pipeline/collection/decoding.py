@@ -7,6 +7,7 @@ then decoded one by one in a process of their own, so that it is known which of 
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,7 +17,7 @@ from multiprocessing.connection import Connection
 
 from pipeline.collection.sources.collection import Content, Pixels, Span, Unreadable
 from pipeline.collection.worker import Job, Place, Read, Worker
-from pipeline.errors import MachineError
+from pipeline.errors import EXIT_FAULT, MachineError
 
 # Handed to a worker at a time: enough that handing over costs little, and little enough that memory is flat
 # and that Ctrl-C, which waits for what was begun, does not wait long.
@@ -189,6 +190,15 @@ _worker: Worker
 def _start_worker(job: Job) -> None:
     global _worker
     _worker = Worker(job)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for its next chunk for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(EXIT_FAULT)
 
 
 def _decode_chunk(chunk: Sequence[Place]) -> list[Read | str]:

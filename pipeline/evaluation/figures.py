@@ -10,20 +10,23 @@ from pipeline.evaluation.labelled import Scores
 TOP5_FROM = 6  # classes; of five, one among the first five is always right
 
 
-def class_figures(ranks: NDArray[np.int64], labels: NDArray[np.int64], class_names: Sequence[str]) -> Scores:
+def class_figures(
+    ranks: NDArray[np.int64], labels: NDArray[np.int64], class_names: Sequence[str], num_known: int
+) -> Scores:
     """Figures of a classifier's answers.
 
     Args:
         ranks: how many classes it put before the right one, [Q] (`pipeline.evaluation.knn.class_ranks`).
         labels: the right ones, [Q], at least one.
         class_names: of every class that stands among the labelled images, by label.
+        num_known: classes of the images that it learned from: no other is ever an answer.
 
     Returns:
-        `top1`; `top5`, of more than five classes; `balanced_accuracy`, the mean of the recalls; `recall`, of
-        each class that is among the labels, by its name.
+        `top1`; `top5`, of more than five known classes; `balanced_accuracy`, the mean of the recalls;
+        `recall`, of each class that is among the labels, by its name.
     """
     scores: Scores = {"top1": float((ranks < 1).mean())}
-    if len(class_names) >= TOP5_FROM:
+    if num_known >= TOP5_FROM:
         scores["top5"] = float((ranks < 5).mean())
     return scores | {
         "balanced_accuracy": mean_recall(ranks, labels),

@@ -41,7 +41,7 @@ def score_linear(
         The figures of `class_figures`, `C`, `iterations` and `converged`.
     """
     (probe,) = probes(train, test, [np.arange(len(train.labels))], [params.seed], params, device)
-    figures = class_figures(probe.ranks, test.labels, class_names)
+    figures = class_figures(probe.ranks, test.labels, class_names, len(np.unique(train.labels)))
     recall = figures.pop("recall")
     solved: Scores = {"C": probe.C, "iterations": probe.iterations, "converged": probe.converged}
     return figures | solved | {"recall": recall}

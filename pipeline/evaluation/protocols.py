@@ -72,4 +72,4 @@ def score_knn(
         temperature=params.temperature,
         device=device,
     )
-    return class_figures(ranks, test.labels, class_names)
+    return class_figures(ranks, test.labels, class_names, len(np.unique(train.labels)))

@@ -18,6 +18,8 @@ def spread(features: NDArray[np.float32]) -> dict[str, float]:
         exp(-2 d^2) over pairs at distance d, 0 when all are one point and lower when they spread (Wang and
         Isola 2020, arXiv:2005.10242, eq. 3).
     """
+    if not features.any():  # as behind rectifiers that are dead: one point
+        return {"effective_rank": 1.0, "uniformity": 0.0}
     unit = normalize(features).astype(np.float64)
     singular = np.linalg.svd(unit, compute_uv=False)
     shares = singular / singular.sum()

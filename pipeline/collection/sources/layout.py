@@ -8,7 +8,7 @@ from typing import Literal
 
 from pipeline.artifacts import UNLABELLED
 from pipeline.collection.sources.collection import Entry, printable
-from pipeline.collection.sources.splits import SPLIT_NAMES, settle
+from pipeline.collection.sources.splits import settle, split_called
 from pipeline.errors import UserError
 
 # Folders that a camera or a person names by the time: 2021, 2021-01, 20210115, "2019-07-01 Rome",
@@ -67,7 +67,7 @@ class _Place:
 def arrange(names: Sequence[str], labels: Labels, test_fraction: float, seed: int) -> Arranged:
     """Recognises splits and classes, whatever folders stand around all of it.
 
-    Splits are folders called so (`SPLIT_NAMES`, in any case): one for training and another one beside it.
+    Splits are folders called so (`split_called`): one for training and another one beside it.
     Without them all is for training, but for what lies in a folder called unlabelled. Below that, a folder
     is a class, with all that is in it however deep, and what lies in no class has no label (`settle` says
     what becomes of it). Under `auto` folders are no classes where there is one alone, where most images lie
@@ -83,11 +83,12 @@ def arrange(names: Sequence[str], labels: Labels, test_fraction: float, seed: in
         UserError: there would be thousands of classes of a few images under `auto`, or no folder for a class
             under `folders`.
     """
-    paths = _inside(names)
-    has_splits = _has_split_folders(paths)
+    paths, is_train = _inside(names)
+    has_splits = not is_train and _has_split_folders(paths)
     places = [_place(path, has_splits) for path in paths]
     doubt = _doubt(places, labels, has_splits)
     class_of = [None if doubt else place.folder for place in places]
+    strangers = [] if labels == "folders" else _without_labels(places, class_of)
     class_names = sorted({name for name in class_of if name is not None})
     if labels == "auto":
         _check_number(class_names, class_of)
@@ -102,29 +103,45 @@ def arrange(names: Sequence[str], labels: Labels, test_fraction: float, seed: in
     ]
     layout = _layout(paths, places, class_names) if has_splits else ""
     remark = _understood(layout, class_names, doubt)
-    remarks = (remark, *settled.remarks, *_alike(class_names))
+    remarks = (remark, *strangers, *settled.remarks, *_alike(class_names))
     return Arranged(tuple(printable(name) for name in class_names), entries, settled.rows, remarks)
 
 
-def _inside(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """The paths without the folders that stand around all of them."""
+def _inside(names: Sequence[str]) -> tuple[list[tuple[str, ...]], bool]:
+    """The paths without the folders that stand around all of them, and whether the last of these is train.
+
+    A few loose files beside a folder that holds folders change nothing, and stay as they are.
+    """
     paths = [tuple(name.split("/")) for name in names]
-    while paths and len(paths[0]) > 1 and all(len(path) > 1 and path[0] == paths[0][0] for path in paths):
-        is_train = SPLIT_NAMES.get(paths[0][0].lower()) == "train"
-        paths = [path[1:] for path in paths]
-        if is_train:  # what stands in it is of no other split
-            break
-    return paths
+    while around := _around(paths):
+        paths = [path[1:] if len(path) > 1 else path for path in paths]
+        if split_called(around) == "train":  # what stands in it is of no other split
+            return paths, True
+    return paths, False
+
+
+def _around(paths: Sequence[tuple[str, ...]]) -> str | None:
+    """The folder that stands around all but a few loose files."""
+    folders = {path[0] for path in paths if len(path) > 1}
+    if len(folders) != 1:
+        return None
+    (folder,) = folders
+    num_loose = sum(len(path) == 1 for path in paths)
+    if num_loose == 0:
+        return folder
+    holds_folders = any(len(path) > 2 for path in paths)
+    is_most = 2 * num_loose <= len(paths)
+    return folder if holds_folders and is_most and split_called(folder) is None else None
 
 
 def _has_split_folders(paths: Sequence[tuple[str, ...]]) -> bool:
     """Whether train lies beside another split, or alone beside loose files; a train among buses is none."""
-    splits = {SPLIT_NAMES.get(path[0].lower()) for path in paths if len(path) > 1}
+    splits = {split_called(path[0]) for path in paths if len(path) > 1}
     return "train" in splits and (None not in splits or len(splits) > 2)
 
 
 def _place(path: tuple[str, ...], has_splits: bool) -> _Place:
-    split = SPLIT_NAMES.get(path[0].lower()) if len(path) > 1 else None
+    split = split_called(path[0]) if len(path) > 1 else None
     if has_splits:
         return _Place("train", path[-1:]) if split is None else _Place(split, path[1:])
     return _Place(split, path[1:]) if split == "unlabelled" else _Place("train", path)
@@ -163,6 +180,31 @@ def _doubt(places: Sequence[_Place], labels: Labels, has_splits: bool) -> str | 
     return None
 
 
+def _without_labels(places: Sequence[_Place], class_of: list[str | None]) -> list[str]:
+    """Takes the class from images to score on that stand in one folder which no training image is of.
+
+    Kaggle packs what has no label as `test/test/*` or `test/unknown/*`.
+
+    Args:
+        places: [N].
+        class_of: [N], changed in place.
+
+    Returns:
+        A line for each folder that is no class.
+    """
+    learned = {name for name, place in zip(class_of, places, strict=True) if place.split == "train"} - {None}
+    remarks = []
+    for split in ("test", "val"):
+        rows = [row for row, place in enumerate(places) if place.split == split]
+        scored = {class_of[row] for row in rows} - {None}
+        if learned and len(scored) == 1 and not scored & learned:
+            (name,) = scored
+            remarks.append(f"{split}/{printable(str(name))} is no class of the training images, and no label")
+            for row in rows:
+                class_of[row] = None
+    return remarks
+
+
 def _check_number(class_names: Sequence[str], class_of: Sequence[str | None]) -> None:
     labelled = len(class_of) - class_of.count(None)
     if len(class_names) > _MANY_CLASSES and labelled < _FEW_IMAGES * len(class_names):
@@ -177,7 +219,7 @@ def _layout(paths: Sequence[tuple[str, ...]], places: Sequence[_Place], class_na
     """`train/<class>/*, test/<class>/*, unlabelled/*`, as the folders are called."""
     has_classes: dict[str, bool] = {}
     for path, place in zip(paths, places, strict=True):
-        if len(path) > 1 and path[0].lower() in SPLIT_NAMES:
+        if len(path) > 1 and split_called(path[0]) is not None:
             has_classes[path[0]] = has_classes.get(path[0], False) or place.folder is not None
     return ", ".join(
         f"{printable(folder)}/{'<class>/*' if has and class_names else '*'}"

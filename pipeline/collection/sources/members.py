@@ -18,8 +18,12 @@ from pipeline.errors import UserError
 from pipeline.images import RAW_SUFFIXES, SUFFIXES, UnreadableImageError, check_num_bytes
 
 _LISTED = SUFFIXES | RAW_SUFFIXES
-# what the readers of archives raise on bytes that are not whole
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
+# what the readers of archives raise on bytes that are not whole: names that are no UTF-8 and versions of the
+# format that there are not among them
+_DAMAGE = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
+    *(UnicodeDecodeError, NotImplementedError),
+)
 _ENCRYPTED = 1  # bit of the flags of a zip member
 _LINK = "a link in an archive: not followed"
 _CLIMBS = "its name climbs out of the archive: refused"

@@ -23,19 +23,15 @@ from pipeline.collection.sources.collection import (
     printable,
 )
 from pipeline.collection.sources.files import source_path, walk
-from pipeline.collection.sources.splits import settle
+from pipeline.collection.sources.splits import SPLIT_NAMES, settle
 from pipeline.errors import UserError
 from pipeline.params.dataset import Dataset
 
 SUFFIXES = frozenset({".parquet"})
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
-_SPLITS = {
-    "train": re.compile(r"(^|/)train"),
-    "test": re.compile(r"(^|/)test"),
-    "val": re.compile(r"(^|/)val"),
-    "unlabelled": re.compile(r"(^|/)unlabell?ed"),
-}
+# as a word of its own: a table of valuables is not for validation
+_SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_NAMES)})(?![a-z])")
 _KEY_DIGITS = 16  # of a sha256: of a billion images two share them once in 37 times, and get a number more
 _ROWS_AT_ONCE = 64
 
@@ -55,8 +51,8 @@ def parquet(params: Dataset) -> Collection:
     """The tables of `dataset.path`.
 
     The image column holds the bytes of image files, or structs of `bytes` and `path`. The label column
-    holds numbers, which the table's own list of class names may name, or words. A file's or folder's name
-    that begins with train, test, val or unlabelled says the split, and `settle` what becomes of it. An image
+    holds numbers, which the table's own list of class names may name, or words. The last word
+    of a file's path that names a split (`SPLIT_NAMES`) says which, and `settle` what becomes of it. An image
     is known by the path that stands beside its bytes, or by their hash: a row that comes or goes changes the
     name and the split of no other.
 
@@ -113,11 +109,12 @@ def _files(path: Path) -> list[tuple[str, Path]]:
 
 
 def _open(name: str, path: Path, params: Dataset) -> _Table:
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            schema, num_rows = file.schema_arrow, file.metadata.num_rows
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+    with _undamaged(path):
+        try:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                schema, num_rows = file.schema_arrow, file.metadata.num_rows
+        except pyarrow.ArrowInvalid as error:
+            raise UserError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
     image_column = params.image_column or next(
         (column for column in _IMAGE_COLUMNS if column in schema.names), None
     )
@@ -126,6 +123,7 @@ def _open(name: str, path: Path, params: Dataset) -> _Table:
             f"{path}: has no column {image_column or 'image'!r}, its columns are {', '.join(schema.names)}: "
             "name one in dataset.image_column"
         )
+    _check_single(path, schema, image_column)
     if not _holds_bytes(schema.field(image_column).type):
         raise UserError(
             f"{path}: column {image_column!r} holds {schema.field(image_column).type}, not the bytes of "
@@ -145,12 +143,18 @@ def _label_column(path: Path, schema: pyarrow.Schema, params: Dataset) -> str | 
             f"{path}: has no column {column!r}, its columns are {', '.join(schema.names)}: "
             "name one in dataset.label_column"
         )
-    if pyarrow.types.is_nested(schema.field(column).type):
+    _check_single(path, schema, column)
+    if pyarrow.types.is_nested(getattr(schema.field(column).type, "storage_type", schema.field(column).type)):
         raise UserError(
             f"{path}: column {column!r} holds {schema.field(column).type}, not one label a row: name another "
             "one in dataset.label_column, or set dataset.labels to none"
         )
     return column
+
+
+def _check_single(path: Path, schema: pyarrow.Schema, column: str) -> None:
+    if (count := schema.names.count(column)) > 1:
+        raise UserError(f"{path}: has {count} columns {column!r}: leave one, or rename the others")
 
 
 def _holds_bytes(kind: pyarrow.DataType) -> bool:
@@ -160,8 +164,9 @@ def _holds_bytes(kind: pyarrow.DataType) -> bool:
 
 
 def _place(name: str) -> str:
-    """A value of `SPLIT_NAMES`."""
-    return next((place for place, pattern in _SPLITS.items() if pattern.search(name.lower())), "train")
+    """A value of `SPLIT_NAMES`: the last of its words that a split is called by, or train."""
+    words = _SPLIT.findall(name.lower())
+    return SPLIT_NAMES[words[-1]] if words else "train"
 
 
 def _keys(table: _Table) -> list[str]:
@@ -181,7 +186,7 @@ def _keys(table: _Table) -> list[str]:
 
 def _paths(table: _Table) -> list[str] | None:
     """The paths beside the bytes, where the column has them."""
-    with _undamaged(table), pyarrow.parquet.ParquetFile(table.path) as file:
+    with _undamaged(table.path), pyarrow.parquet.ParquetFile(table.path) as file:
         kind = file.schema_arrow.field(table.image_column).type
         if not (pyarrow.types.is_struct(kind) and kind.get_field_index("path") >= 0):
             return None
@@ -192,14 +197,25 @@ def _paths(table: _Table) -> list[str] | None:
 def _labels(table: _Table) -> list[Any]:
     if table.label_column is None:
         return [None] * table.num_rows
-    with _undamaged(table), pyarrow.parquet.ParquetFile(table.path) as file:
+    with _undamaged(table.path), pyarrow.parquet.ParquetFile(table.path) as file:
         values = file.read(columns=[table.label_column]).column(0).to_pylist()
-    return [None if value != value else value for value in values]  # pandas writes NaN where it has none
+    _check_num_rows(table, len(values))
+    return [None if _is_missing(value) else value for value in values]
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether it is no label: pandas writes NaN where it has none, Hugging Face -1, and people nothing."""
+    return bool(
+        value is None
+        or value != value
+        or value == UNLABELLED
+        or (isinstance(value, str | bytes) and not value.strip())
+    )
 
 
 def _own_names(table: _Table) -> list[str] | None:
     """The class names that Hugging Face's datasets write into the schema."""
-    with pyarrow.parquet.ParquetFile(table.path) as file:
+    with _undamaged(table.path), pyarrow.parquet.ParquetFile(table.path) as file:
         metadata = file.schema_arrow.metadata or {}
     try:
         return list(json.loads(metadata[b"huggingface"])["info"]["features"][table.label_column]["names"])
@@ -208,38 +224,52 @@ def _own_names(table: _Table) -> list[str] | None:
 
 
 def _classes(values: Sequence[Any], own_names: list[str] | None) -> tuple[tuple[str, ...], list[int]]:
-    """Class names, and the label of each value; no value, or -1 as Hugging Face writes it, is no label."""
-    missing = {None, UNLABELLED}
-    if own_names is not None and all(
-        value in missing or (not isinstance(value, str) and 0 <= value < len(own_names)) for value in values
-    ):
-        return tuple(own_names), [UNLABELLED if value in missing else int(value) for value in values]
-    known = sorted(
-        {value for value in values if value not in missing}, key=lambda value: (str(type(value)), value)
-    )
-    label_of = {value: label for label, value in enumerate(known)}
-    names = tuple(printable(str(value)) for value in known)
+    """Class names, and the label of each value; None is no label."""
+    known = {value for value in values if value is not None}
+    if own_names is not None and all(_counts(value, own_names) for value in known):
+        return tuple(own_names), [UNLABELLED if value is None else int(value) for value in values]
+    if len({type(value) for value in known}) > 1:  # 1 in one table and "1" in another
+        values = [None if value is None else str(value) for value in values]
+        known = {value for value in values if value is not None}
+    in_order = sorted(known)
+    label_of = {value: label for label, value in enumerate(in_order)}
+    names = tuple(printable(str(value)) for value in in_order)
     return names, [label_of.get(value, UNLABELLED) for value in values]
 
 
+def _counts(value: Any, names: Sequence[str]) -> bool:
+    """Whether it is the number of one of the names."""
+    return isinstance(value, int | float) and value == int(value) and 0 <= value < len(names)
+
+
 def _images(table: _Table) -> Iterator[Content]:
-    with _undamaged(table), pyarrow.parquet.ParquetFile(table.path) as file:
+    num_rows = 0
+    with _undamaged(table.path), pyarrow.parquet.ParquetFile(table.path) as file:
         for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[table.image_column]):
+            num_rows += len(batch)
             for value in batch.column(0):
                 yield _bytes(value.as_py())
+    _check_num_rows(table, num_rows)
+
+
+def _check_num_rows(table: _Table, found: int) -> None:
+    if found != table.num_rows:
+        raise _damaged(table.path, f"{found:,} rows, where it says {table.num_rows:,}")
 
 
 @contextmanager
-def _undamaged(table: _Table) -> Iterator[None]:
-    """Says in one line that a table's pages are damaged."""
+def _undamaged(path: Path) -> Iterator[None]:
+    """Says in one line that a table is damaged."""
     try:
         yield
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
             raise  # the machine's own; pyarrow's of damage has no number
-        raise UserError(
-            f"{table.path}: damaged ({str(error).splitlines()[0]}): copy or download it again"
-        ) from None
+        raise _damaged(path, str(error).splitlines()[0]) from None
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(f"{path}: damaged ({reason}): copy or download it again")
 
 
 def _bytes(value: dict[str, Any] | bytes | None) -> Content:

@@ -1,5 +1,6 @@
 """Which split an image is of: what its place says, and what is set aside where nothing is to be scored on."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,14 @@ SPLIT_NAMES = {
     "unlabelled": "unlabelled",
     "unlabeled": "unlabelled",
 }
+
+
+_NUMBER = re.compile(r"[-_ ]?\d+$")  # train2017, test1
+
+
+def split_called(name: str) -> str | None:
+    """The value of `SPLIT_NAMES` for a folder that is called like a split, also with a number behind it."""
+    return SPLIT_NAMES.get(_NUMBER.sub("", name.lower()))
 
 
 @dataclass(frozen=True)
