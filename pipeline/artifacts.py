@@ -146,10 +146,11 @@ class Artifacts:
 
 
 def stages_under_way(data: Artifacts | None = None) -> list[tuple[Path, int]]:
-    """The folders that a stage is writing now, and the processes that do."""
+    """What a stage is writing now, and the processes that do."""
     data = data or Artifacts()
     folders = (data.images, data.pretrain, data.encoders, data.embeddings, data.index)
-    return [(folder, process) for folder in folders if (process := writer(folder)) is not None]
+    files = (data.source, data.metrics("evaluate"))
+    return [(path, process) for path in (*folders, *files) if (process := writer(path)) is not None]
 
 
 class Stacked:

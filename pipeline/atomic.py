@@ -29,10 +29,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renames it to `path` if the block succeeds, else removes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_files(path)
-    partial = _partial(path)
-    file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
+    while True:
+        partial = _partial(path)
+        file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         fcntl.flock(file, fcntl.LOCK_EX)  # whose lock is gone is nobody's
+        if _is_found(file, partial):
+            break
+        os.close(file)  # another writer took it for a dead one's before it was locked
+    try:
         yield partial
         _flush_to_disk(partial)
         partial.replace(path)
@@ -55,22 +59,23 @@ def atomic_folder(path: Path, check: Callable[[], None] = lambda: None) -> Itera
     Raises:
         MachineError: another process is writing this folder.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    place = path.resolve()  # of a folder that was moved to another disk, and linked
+    place.parent.mkdir(parents=True, exist_ok=True)
     with lock(path):
-        recover(path)
-        for stale in _partials(path):  # of runs that were killed: the lock is ours
+        recover(place)
+        for stale in _partials(place):  # of runs that were killed: the lock is ours
             shutil.rmtree(stale, ignore_errors=True)
-        partial = _partial(path)
+        partial = _partial(place)
         partial.mkdir()
         try:
             yield partial
             check()
             for file in [*partial.rglob("*"), partial]:
                 _flush_to_disk(file)
-            _swap(partial, path)
+            _swap(partial, place)
         finally:
             shutil.rmtree(partial, ignore_errors=True)  # what was not finished, or what the new one replaced
-            recover(path)
+            recover(place)
 
 
 @contextmanager
@@ -80,7 +85,8 @@ def lock(path: Path) -> Iterator[None]:
     Raises:
         MachineError: another one does; the message says which.
     """
-    lock_file = _lock_file(path)
+    lock_file = _lock_file(path.resolve())
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
     while True:
         file = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -107,7 +113,7 @@ def lock(path: Path) -> Iterator[None]:
 def writer(path: Path) -> int | None:
     """The process that is writing `path` now, or None."""
     try:
-        file = os.open(_lock_file(path), os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(_lock_file(path.resolve()), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
@@ -130,6 +136,7 @@ def recover(path: Path) -> None:
 
 def recover_if_free(path: Path) -> None:
     """For who reads `path`: puts it back, if its swap was cut short and nobody is at it now."""
+    path = path.resolve()
     if not path.exists() and _previous(path).exists():
         with (
             contextlib.suppress(MachineError, OSError),

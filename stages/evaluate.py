@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.artifacts import Artifacts, write_json
+from pipeline.atomic import lock
 from pipeline.errors import plain_errors
 from pipeline.evaluation.coverage import PROTOCOLS, label_figures, left_out, remarks
 from pipeline.evaluation.labelled import Labelled, Scores
@@ -16,6 +17,7 @@ from pipeline.evaluation.pixels import is_grey, pixel_side, small_pixels
 from pipeline.evaluation.protocols import evaluate
 from pipeline.evaluation.scored import Scored, scored_images
 from pipeline.evaluation.spread import spread
+from pipeline.params.evaluate import Evaluate
 from pipeline.params.loaded import Loaded
 from pipeline.params.reader import load_params
 from pipeline.training.machine import choose_device, make_deterministic
@@ -25,8 +27,13 @@ Features = NDArray[np.float32]
 
 def main() -> None:
     loaded = Loaded("evaluate", section="evaluate")
-    params = load_params().evaluate
     data = Artifacts()
+    with lock(data.metrics("evaluate")):
+        score(data, load_params().evaluate, loaded)
+
+
+def score(data: Artifacts, params: Evaluate, loaded: Loaded) -> None:
+    """Every subject by every protocol, to the metrics."""
     data.check_embeddings()
     class_names = data.read_collection()["class_names"]
     device = choose_device(params.device, "evaluate.device")

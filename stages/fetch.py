@@ -24,15 +24,14 @@ def main() -> None:
     check_network(load_params())  # before the work of a large collection
     data = Artifacts()
     started = time.perf_counter()
-    collection = SOURCES[params.name](params)
-    for remark in collection.remarks:
-        print(f"fetch: {remark}", flush=True)
-    data.rejected.unlink(missing_ok=True)  # of a run that was stopped
-    with (
-        atomic_folder(data.images, loaded.check) as folder,
-        known_images(data, params.image_size, DECODED, folder) as known,
-    ):
-        ingested = ingest(collection, params, folder, known)
+    # taken before a large collection is listed: who asks whether a stage is under way sees it
+    with atomic_folder(data.images, loaded.check) as folder:
+        collection = SOURCES[params.name](params)
+        for remark in collection.remarks:
+            print(f"fetch: {remark}", flush=True)
+        data.rejected.unlink(missing_ok=True)  # of a run that was stopped
+        with known_images(data, params.image_size, DECODED, folder) as known:
+            ingested = ingest(collection, params, folder, known)
         try:
             check_ingested(ingested, len(collection.entries), params.max_rejected, data.rejected)
         except UserError:

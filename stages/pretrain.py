@@ -90,7 +90,8 @@ def open_checkpoints(name: str) -> Checkpoints:
         )
     if checkpoints.newest() is None:
         key, _, kind = name.partition("-")
-        for other in CHECKPOINTS.glob(f"{key}-*"):
+        others = {path.parent for path in CHECKPOINTS.glob(f"{key}-*/*.pt")} - {checkpoints.folder}
+        for other in sorted(others):
             print(
                 f"pretrain: this run has a checkpoint of {other.name.partition('-')[2]}, and this is {kind}: "
                 "it begins anew; set pretrain.device, pretrain.precision or OMP_NUM_THREADS to go on from it",

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from pipeline.artifacts import SCRATCH, Artifacts, write_json
+from pipeline.atomic import lock
 from pipeline.collection.absent import is_absent_and_recorded
 from pipeline.collection.sources.fingerprint import fingerprint
 from pipeline.errors import plain_errors
@@ -18,9 +19,10 @@ def main() -> None:
         what = f"what was read of it, in {source.parent}, is kept as dvc.lock has it"
         print(f"scan: {params.path} is not here or empty: {what}", flush=True)
         return
-    found = fingerprint(params, SCRATCH / "hashes.sqlite")
-    loaded.check()
-    write_json(source, asdict(found))
+    with lock(source):
+        found = fingerprint(params, SCRATCH / "hashes.sqlite")
+        loaded.check()
+        write_json(source, asdict(found))
     if found.num_files:
         print(f"{params.path}: {found.num_files:,} files, {found.num_bytes / 1e6:,.1f} MB")
 

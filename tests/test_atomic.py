@@ -1,5 +1,6 @@
 """Writes that are whole or not at all, wherever the process that writes is killed."""
 
+import fcntl
 import os
 import re
 import signal
@@ -157,6 +158,41 @@ def test_two_writers_of_a_file_do_not_take_each_others_partial(tmp_path: Path) -
         first.write_text("first")
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_partial_that_another_writer_clears_before_it_is_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    flock, cleared = fcntl.flock, []
+
+    def clear_first(file: int, how: int) -> None:
+        if not cleared:
+            cleared.extend(tmp_path.glob(".a.json.*.partial"))
+            cleared[0].unlink()  # as `_clear_files` of a second writer does with what nobody has locked
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", clear_first)
+    write_json(path, {"generation": "new"})
+    assert len(cleared) == 1
+    assert read_json(path, "fetch") == {"generation": "new"}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_a_link_is_replaced_where_it_points_to(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "other disk/index"
+    write_generation(elsewhere, "old")
+    link = tmp_path / "index"
+    link.symlink_to(elsewhere)
+    with atomic_folder(link) as folder:
+        assert writer(link) == os.getpid()
+        (folder / "a").write_text("new")
+        (folder / "nested").mkdir()
+        (folder / "nested" / "b").write_text("new")
+    assert link.is_symlink()
+    assert generation(link) == generation(elsewhere) == "new"
+    assert [path.name for path in elsewhere.parent.iterdir()] == ["index"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "other disk"]
 
 
 def write_generation(path: Path, name: str) -> None:

@@ -139,7 +139,9 @@ def test_an_index_of_another_encoder_is_one_line(chain_copy: Path, digit: Path) 
     shutil.copy(data.untrained_encoder, data.index / "encoder.onnx")
     line = fails(2, "lookalike", "query", str(digit), cwd=chain_copy)
     assert line.startswith("data/index/encoder.onnx: is ")
-    assert line.endswith("copy the whole folder again, or run 'dvc repro --force index'")
+    assert line.endswith(
+        "copy the whole folder to another name and rename it, or run 'dvc repro --force index'"
+    )
 
 
 def test_the_index_folder_answers_alone_wherever_it_is(
@@ -306,6 +308,34 @@ def test_the_doctor_names_what_is_wrong_and_what_mends_it(tmp_path: Path) -> Non
 
 def test_the_doctor_needs_no_project(tmp_path: Path) -> None:
     assert "none in this folder" in run_lookalike("doctor", cwd=tmp_path, check=False).stdout
+
+
+@pytest.mark.parametrize(("package", "of"), [("torch", "device"), ("onnxruntime", "onnxruntime runs on")])
+def test_the_doctor_says_what_cannot_be_loaded(tmp_path: Path, package: str, of: str) -> None:
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("raise ImportError('no such symbol')")
+    done = run("env", f"PYTHONPATH={tmp_path}", "lookalike", "doctor", cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    (row,) = [row for row, line in enumerate(lines) if line.startswith(f"{of}  ")]
+    assert lines[row].endswith("  cannot be asked")
+    assert lines[row + 1].strip() == "problem: no such symbol: run 'make install' at the project's top"
+    assert done.stderr == ""
+
+
+def test_a_name_that_is_no_utf8_is_printed_with_escapes(
+    small_chain: Path, digit: Path, tmp_path: Path
+) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    shutil.copy(digit, odd)
+    printed = run_lookalike("query", str(digit), str(odd), "-k", "1", cwd=small_chain).stdout
+    assert f"{tmp_path}/caf\\xe9.png:\n" in printed
+
+
+def test_closed_output_is_one_line(small_chain: Path, digit: Path) -> None:
+    done = run("bash", "-c", f"lookalike query '{digit}' >&-", cwd=small_chain, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: standard output is closed\n"
 
 
 def without_thread_limit() -> None:

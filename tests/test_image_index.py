@@ -25,8 +25,8 @@ from pipeline.params.reader import Params
 from pipeline.search import image_index
 from pipeline.search.catalog import Catalog, write_catalog
 from pipeline.search.index import make_index
-from pipeline.search.index_folder import IndexFolder
-from tests.processes import fails, run_stage
+from pipeline.search.index_folder import IndexFolder, sample_sha256
+from tests.processes import fails, files_of_at_most, run_stage
 
 CPU = torch.device("cpu")
 FILES = ("images.faiss", "index.json", "encoder.onnx", "catalog.parquet")
@@ -56,6 +56,7 @@ def test_the_folder_holds_four_files_and_the_card_names_the_hash_of_each(small_c
     assert sorted(path.name for path in data.index.iterdir()) == sorted(FILES)
     assert json.loads((data.index / "index.json").read_text()) == {
         "index_sha256": sha256_of(data.index / "images.faiss"),
+        "index_sample_sha256": sample_sha256(data.index / "images.faiss"),
         "encoder_sha256": sha256_of(data.encoder),
         "catalog_sha256": sha256_of(data.index / "catalog.parquet"),
         "manifest_sha256": sha256_of(data.manifest),
@@ -137,7 +138,9 @@ def test_pictures_come_from_the_collection_beside_the_folder_and_nowhere_else(
     np.testing.assert_array_equal(picture(4007), images[7])
     with pytest.raises(UserError, match="there is no image 5000: the ids go from 0 to 4999"):
         picture(5000)
-    with pytest.raises(UserError, match=r"images/collection\.json: missing"):
+    with pytest.raises(
+        UserError, match=r"images: no such folder: the pictures of an index lie in images/ beside it"
+    ):
         ImageIndex.open(alone).pictures()
 
 
@@ -164,7 +167,9 @@ def test_a_file_of_another_generation_is_refused_by_name(alone: Path, name: str,
     wrong = "images.faiss" if name == "index.json" else name  # the card is what the others are held against
     assert f"{alone / wrong}: is " in str(error.value)
     assert f"but {alone / 'index.json'} names " in str(error.value)
-    assert str(error.value).endswith("copy the whole folder again, or run 'dvc repro --force index'")
+    assert str(error.value).endswith(
+        "copy the whole folder to another name and rename it, or run 'dvc repro --force index'"
+    )
 
 
 @pytest.mark.slow
@@ -288,6 +293,10 @@ def test_a_split_and_a_class_narrow_the_answer_to_their_own_nearest(
         (-1, "there is no image -1"),
         (np.zeros(64), "an embedding has length 0.0: it needs a direction"),
         (np.full(64, np.nan), "an embedding has length nan"),
+        (None, "a query is a NoneType: ask with an image file, pixels"),
+        (b"ab", "a query is a bytes: ask with"),
+        (Image.new("RGB", (32, 32)), "a query is a Image: ask with"),
+        (np.ones((2, 2), dtype=np.int64), "a query is a ndarray of int64: ask with"),
         (np.ones(63), r"an embedding is \[63\], the index holds \[64\]"),
         (np.zeros((16, 16, 3), np.uint8), r"pixels are \[16, 16, 3\], the encoder takes uint8 \[32, 32, 3\]"),
     ],
@@ -298,7 +307,9 @@ def test_a_query_that_the_index_cannot_be_asked_is_one_line(alone: Path, query: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("factory", ["IVF64,Flat", "HNSW16", "IVF64,PQ8x4", "PCA8,IVF16,Flat", "SQ8"])
+@pytest.mark.parametrize(
+    "factory", ["IVF64,Flat", "HNSW16", "IVF64,PQ8x4", "PCA8,IVF16,Flat", "SQ8", "IVF16,PQ8x4,RFlat"]
+)
 def test_an_approximate_index_gives_as_many_as_it_can_find_and_no_empty_places(
     small_chain: Path, alone: Path, params: Params, factory: str
 ) -> None:
@@ -318,6 +329,10 @@ def test_an_approximate_index_gives_as_many_as_it_can_find_and_no_empty_places(
     found = opened.search(query, k=5000)["id"].tolist()
     assert sorted(found) == sorted(set(found) & set(range(5000)))
     assert len(found) >= (4990 if factory == "HNSW16" else 5000)
+    if factory.endswith("RFlat"):  # FAISS would select by other ids there
+        with pytest.raises(UserError, match="cannot search within a split or a class"):
+            opened.search(query, k=500, class_name="3")
+        return
     threes = opened.search(query, k=500, class_name="3")
     assert len(threes) == 500
     assert set(threes["class_name"]) == {"3"}
@@ -328,7 +343,101 @@ def test_an_approximate_index_gives_as_many_as_it_can_find_and_no_empty_places(
 
 
 @pytest.mark.slow
-def test_searches_during_swaps_are_each_of_one_generation(alone: Path, params: Params) -> None:
+def test_an_array_of_ids_asks_for_each_of_them(alone: Path) -> None:
+    """As many ids as an embedding has numbers were taken for one."""
+    index = ImageIndex.open(alone)
+    ids = np.arange(64)
+    pd.testing.assert_frame_equal(index.search(ids, k=2), index.search(ids.tolist(), k=2))
+    assert index.search(ids, k=2)["query"].nunique() == 64
+    with pytest.raises(UserError, match=r"k is 2\.5, the index holds 5000 images"):
+        index.search(ids, k=2.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factory", ["PCA8,IVF16,Flat", "IVF16,PQ8x4", "SQ4"])
+def test_the_score_of_an_id_is_a_cosine_where_codes_are_shorter_than_one(
+    small_chain: Path, alone: Path, params: Params, factory: str
+) -> None:
+    data = Artifacts(small_chain / "data")
+    chosen = params.index.model_copy(update={"factory": factory, "target_recall": 0.001})
+    index, built, _ = make_index([data.read_embeddings(split) for split in data.splits()], chosen)
+    IndexFolder(alone).write(index, built, data.encoder, data.read_manifest(), "0" * 64)
+    opened = ImageIndex.open(alone)
+    inverted = faiss.try_extract_index_ivf(index)
+    if inverted is not None:
+        inverted.make_direct_map()
+    reconstructed = index.reconstruct(17)
+    by_id = opened.search(17, k=3)
+    by_embedding = opened.search(reconstructed / np.linalg.norm(reconstructed), k=3)
+    assert by_id["score"].tolist()[0] == pytest.approx(
+        by_embedding[by_embedding["id"] != 17]["score"].tolist()[0], abs=1e-5
+    )
+
+
+@pytest.mark.slow
+def test_a_fast_scan_index_is_asked_by_an_id_in_vain(small_chain: Path, alone: Path, params: Params) -> None:
+    data = Artifacts(small_chain / "data")
+    chosen = params.index.model_copy(update={"factory": "IVF16,PQ8x4fs", "target_recall": 0.001})
+    index, built, _ = make_index([data.read_embeddings(split) for split in data.splits()], chosen)
+    IndexFolder(alone).write(index, built, data.encoder, data.read_manifest(), "0" * 64)
+    with pytest.raises(UserError, match="image 17: an index of this kind does not give its embeddings back"):
+        ImageIndex.open(alone).search(17, k=3)
+
+
+@pytest.mark.slow
+def test_an_index_too_large_to_hash_is_told_from_another_of_its_size(
+    alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.search.index_folder._HASHED_UP_TO", 1000)
+    assert len(ImageIndex.open(alone)) == 5000
+    index = faiss.read_index(str(alone / "images.faiss"))
+    other = faiss.IndexFlatIP(64)
+    other.add(index.reconstruct_n(0, 5000)[::-1].copy())
+    faiss.write_index(other, str(alone / "images.faiss"))
+    with pytest.raises(UserError, match=r"images\.faiss: is .* they are not of one generation"):
+        ImageIndex.open(alone)
+
+
+@pytest.mark.slow
+def test_an_index_that_the_disk_has_no_room_for_to_the_last_byte_is_one_line(chain_copy: Path) -> None:
+    """FAISS writes the end of its buffer as it closes the file, and says nothing when that fails."""
+    before = {path.name: path.read_bytes() for path in (chain_copy / "data/index").iterdir()}
+    room = files_of_at_most(len(before["images.faiss"]) - 5)
+    line = fails(1, "index", cwd=chain_copy, before=room)
+    assert line.endswith(
+        "images.faiss: larger than a file may be here: raise the limit (ulimit -f) or choose another folder"
+    )
+    assert {path.name: path.read_bytes() for path in (chain_copy / "data/index").iterdir()} == before
+
+
+@pytest.mark.slow
+def test_many_answers_read_a_group_of_the_catalog_once(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    rows = Catalog.rows
+    monkeypatch.setattr(Catalog, "rows", lambda self, ids: reads.append(len(ids)) or rows(self, ids))
+    ImageIndex.open(alone).search(list(range(50)), k=4)
+    assert reads == [200]
+
+
+@pytest.mark.slow
+def test_the_pictures_are_found_from_within_the_folder_and_said_to_be_missing_elsewhere(
+    chain_copy: Path, alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(chain_copy / "data/index")
+    assert ImageIndex.open(".").pictures()(7).shape == (32, 32, 3)
+    with pytest.raises(
+        UserError, match="images: no such folder: the pictures of an index lie in images/ beside"
+    ):
+        ImageIndex.open(alone).pictures()
+    with pytest.raises(UserError, match=r"index\.json: a file, not an index folder"):
+        ImageIndex.open(alone / "index.json")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("swap", ["one exchange", "two renames"])
+def test_searches_during_swaps_are_each_of_one_generation(
+    alone: Path, params: Params, monkeypatch: pytest.MonkeyPatch, swap: str
+) -> None:
     """Two generations whose ids are the same and whose names differ take turns while somebody asks."""
     rng = np.random.default_rng(0)
     catalog = pd.read_parquet(alone / "catalog.parquet").iloc[:500]
@@ -353,8 +462,11 @@ def test_searches_during_swaps_are_each_of_one_generation(alone: Path, params: P
 
     shutil.rmtree(alone)
     shutil.copytree(generations[0][0], alone)
-    writer = threading.Thread(target=take_turns)
-    writer.start()
+    if swap == "two renames":
+        monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(image_index, "_SETTLED_AFTER_S", 2.0)
+    turns = threading.Thread(target=take_turns)
+    turns.start()
     try:
         seen = set()
         for _ in range(60):
@@ -367,7 +479,7 @@ def test_searches_during_swaps_are_each_of_one_generation(alone: Path, params: P
             seen.add(word)
     finally:
         done.set()
-        writer.join()
+        turns.join()
     assert seen == {"old", "new"}
 
 
@@ -418,8 +530,17 @@ def test_a_catalog_of_many_groups_gives_the_rows_asked_for(
     assert len(catalog) == 50
     assert [row["source"] for row in catalog.rows(ids)] == ["49.png", "0.png", "7.png", "6.png", "6.png"]
     assert catalog.rows(np.array([2]))[0]["class_name"] is None
+    with pytest.raises(UserError, match=r"class_name is 'x', of which the index has none: it has cat, dog$"):
+        catalog.ids_of(None, "x")
     dogs = ((manifest["class_name"] == "dog") & (manifest["split"] == "train")).to_numpy()
     np.testing.assert_array_equal(catalog.ids_of("train", "dog"), dogs)
+
+
+def test_a_catalog_without_classes_has_none_of_any_name(tmp_path: Path) -> None:
+    rows = {"id": [0, 1], "split": ["train"] * 2, "class_name": [None] * 2, "source": ["a", "b"]}
+    write_catalog(tmp_path / "catalog.parquet", pd.DataFrame(rows | {"sha256": ["ab"] * 2}))
+    with pytest.raises(UserError, match="class_name is 'cat', of which the index has none: it has none"):
+        Catalog(tmp_path / "catalog.parquet").ids_of(None, "cat")
 
 
 @pytest.mark.slow

@@ -86,6 +86,15 @@ def test_the_recall_is_that_of_new_images(params: Params, factory: str) -> None:
     assert built.recall_at_10 == pytest.approx(of_new, abs=0.025)  # over other queries, 500 and 1,000
 
 
+def test_an_inverted_file_is_not_asked_for_more_lists_than_it_has(
+    parts: list[NDArray[np.float32]], params: Params
+) -> None:
+    chosen = params.index.model_copy(update={"factory": "IVF24,PQ4x4", "target_recall": 1.0})
+    _, built, _ = make_index(parts, chosen)
+    assert built.recall_at_10 < 1.0
+    assert built.search_parameters == {"nprobe": 24}
+
+
 def test_tuning_stops_at_the_first_power_of_two_that_reaches_the_recall(
     parts: list[NDArray[np.float32]],
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.training.resuming.kept_runs import folder_md5, kept_runs, mark_finished, prune, recorded_outputs
+from tests.conftest import change_params
 from tests.processes import fails, run_stage, start_stage, use_every_core, wait_until
 
 LIVE = Path(".lookalike/live")
@@ -110,6 +111,12 @@ def test_the_stage_goes_on_after_ctrl_c_and_a_second_time_trains_nothing(
     for name in ("data/pretrain/backbone.safetensors", "data/pretrain/history.tsv", LIVE / "views.png"):
         assert (chain_copy / name).read_bytes() == (small_chain / name).read_bytes(), name
     assert "knn_top1" in (chain_copy / LIVE / "report.html").read_text()
+
+    # a run without epochs saves nothing: it is not told that it has a checkpoint of its own kind
+    change_params(chain_copy / "params.yaml", {"pretrain.epochs": 0, "pretrain.optimizer.warmup_epochs": 0.0})
+    for _ in range(2):
+        assert "begins anew" not in run_stage("pretrain", chain_copy, before=use_every_core).stdout
+    change_params(chain_copy / "params.yaml", {"pretrain.epochs": 1, "pretrain.optimizer.warmup_epochs": 1})
 
     # DVC died before it had the outputs: it runs the stage again, and its start has deleted nothing
     again = run_stage("pretrain", chain_copy, before=use_every_core)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.params import loaded as module
 from pipeline.params.loaded import Loaded
-from tests.conftest import change_params
-from tests.processes import run_stage, use_every_core
+from tests.conftest import ROOT, change_params
+from tests.processes import run, run_stage, use_every_core
 
 PARAMS = "dataset: {name: mnist5k, seed: 0}\nindex: {seed: 0, recall: {target: 0.9}}\n"
 
@@ -117,6 +118,31 @@ def test_a_training_refused_for_an_edit_ends_without_training_when_it_is_put_bac
     for name in ("backbone.safetensors", "history.tsv"):
         path = Path("data/pretrain") / name
         assert (chain_copy / path).read_bytes() == (small_chain / path).read_bytes()
+
+
+@pytest.mark.slow
+def test_code_edited_while_a_stage_imports_it_is_refused(tmp_path: Path) -> None:
+    """What a process has read before it hashes the code, it hashes as it is afterwards."""
+    for room in ("stages", "pipeline", "models"):
+        shutil.copytree(ROOT / room, tmp_path / room)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    program = (
+        "import pathlib, runpy, time, stages.index\n"
+        "time.sleep(0.1)\n"
+        "pathlib.Path(EDITED).touch()\n"
+        "runpy.run_module('stages.index', run_name='__main__')\n"
+    )
+    for edited, line in (
+        (
+            "pipeline/search/index.py",
+            "error: pipeline/search/index.py: changed as stage 'index' began: run it",
+        ),
+        ("pipeline/errors.py", "error: data/embeddings/embeddings.json: missing"),
+    ):
+        text = program.replace("EDITED", repr(edited))
+        done = run("python", "-W", "ignore", "-c", text, cwd=tmp_path, check=False)
+        assert done.returncode == 2
+        assert done.stderr.startswith(line)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

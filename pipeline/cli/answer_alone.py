@@ -1,5 +1,6 @@
 """Standard output for the answer alone: what libraries print goes to standard error."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ def answer_alone() -> Iterator[TextIO]:
 
     Who reads JSON from a pipe would stumble over a word before it.
     """
+    if sys.stdout is None:  # closed: its number may be another file's by now
+        raise OSError(errno.EBADF, "standard output is closed")
     sys.stdout.flush()
     answer = os.dup(1)
     os.dup2(2, 1)

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,12 @@ _PACKAGES = (
     "torchvision",
     "timm",
     "onnx",
-    "onnxruntime-gpu",
     "faiss-cpu",
     "dvc",
     "pandas",
     "Pillow",
 )
+_ONNXRUNTIMES = ("onnxruntime-gpu", "onnxruntime")  # one of them: where there is no wheel for GPUs, the other
 _ENOUGH_DISK = 5 << 30  # bytes; the default run takes a tenth of it, and DVC's cache as much again
 
 
@@ -47,7 +47,15 @@ def doctor() -> None:
     Example:
       lookalike doctor
     """
-    findings = [*_versions(), *_device(), *_providers(), *_threads(), *_disk(), *_project()]
+    sections = {
+        "versions": _versions,
+        "device": _device,
+        "onnxruntime runs on": _providers,
+        "threads": _threads,
+        "disk": _disk,
+        "project": _project,
+    }
+    findings = [finding for of, section in sections.items() for finding in _asked(of, section)]
     width = max(len(finding.of) for finding in findings)
     for finding in findings:
         print(f"{finding.of:{width}}  {finding.value}")
@@ -59,14 +67,29 @@ def doctor() -> None:
         raise typer.Exit(EXIT_FAULT)
 
 
+def _asked(of: str, section: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """What a section finds; where it cannot be asked, that is what is wrong."""
+    try:
+        yield from section()
+    except Exception as error:  # whatever can be broken on a machine
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        yield Finding(of, "cannot be asked", f"{reason[0]}: run 'make install' at the project's top")
+
+
 def _versions() -> Iterator[Finding]:
     yield Finding("lookalike", importlib.metadata.version("lookalike"))
     yield Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for package in _PACKAGES:
-        try:
-            yield Finding(package, importlib.metadata.version(package))
-        except importlib.metadata.PackageNotFoundError:
-            yield Finding(package, "not installed", "run 'make install' at the project's top")
+        yield _version_of(package)
+    runtimes = [_version_of(package) for package in _ONNXRUNTIMES]
+    yield next((found for found in runtimes if found.problem is None), runtimes[0])
+
+
+def _version_of(package: str) -> Finding:
+    try:
+        return Finding(package, importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(package, "not installed", "run 'make install' at the project's top")
 
 
 def _device() -> Iterator[Finding]:

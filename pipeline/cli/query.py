@@ -39,6 +39,7 @@ def query(
       lookalike query photo.png --gallery neighbours.png
       lookalike query photo.png --index /backup/index
     """
+    from pipeline.collection.sources.collection import printable
     from pipeline.images import read_image
     from pipeline.search.image_index import ImageIndex
 
@@ -54,23 +55,24 @@ def query(
             from pipeline.report.gallery import draw_gallery
 
             write_picture(draw_gallery(opened.pictures(), queries, answers), gallery)
-        print(_json(images, answers) if as_json else _tables(images, answers), file=out)
+        names = [printable(str(path)) for path in images]
+        print(_json(names, answers) if as_json else _tables(names, answers), file=out)
 
 
-def _json(images: "list[Path]", answers: "list[list[Neighbor]]") -> str:
+def _json(names: list[str], answers: "list[list[Neighbor]]") -> str:
     found = [
-        {"query": str(path), "neighbors": [asdict(neighbor) for neighbor in answer]}
-        for path, answer in zip(images, answers, strict=True)
+        {"query": name, "neighbors": [asdict(neighbor) for neighbor in answer]}
+        for name, answer in zip(names, answers, strict=True)
     ]
     return json.dumps(found, indent=2)
 
 
-def _tables(images: "list[Path]", answers: "list[list[Neighbor]]") -> str:
+def _tables(names: list[str], answers: "list[list[Neighbor]]") -> str:
     """A table an image, under its name where there are several."""
     tables = [_table(answer) for answer in answers]
-    if len(images) == 1:
+    if len(names) == 1:
         return tables[0]
-    return "\n".join(f"{path}:\n{table}" for path, table in zip(images, tables, strict=True))
+    return "\n".join(f"{name}:\n{table}" for name, table in zip(names, tables, strict=True))
 
 
 def _table(neighbors: "list[Neighbor]") -> str:

@@ -58,7 +58,8 @@ def embed_files(
     total = sum(1 for _ in _members(paths))
     if not total:
         raise UserError(
-            f"{', '.join(map(str, paths))}: holds no image: name image files, folders or archives"
+            f"{', '.join(map(str, paths))}: holds no image that is read (camera RAW is not): name "
+            "image files, folders or archives"
         )
     with (
         tempfile.TemporaryDirectory() as scratch,

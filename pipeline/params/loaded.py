@@ -1,6 +1,10 @@
 """What a stage began with, held against what stands there when it ends."""
 
+import functools
 import hashlib
+import math
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,9 @@ from pipeline.params.reader import PARAMS_FILE, parse_yaml, read_text
 from pipeline.provenance import code_files, loaded_code, why_without_effect
 
 _UNREADABLE = object()
+_CLOCKS_DIFFER_BY_S = (
+    0.02  # a process's beginning is known to a hundredth; no module is read so soon after it
+)
 
 
 class Loaded:
@@ -22,6 +29,9 @@ class Loaded:
         stage: its name, as in dvc.yaml.
         section: of params.yaml, which it reads.
         params_file: the params.yaml.
+
+    Raises:
+        UserError: a module of the stage changed since the process began: it may have been read before that.
     """
 
     def __init__(self, stage: str, section: str, params_file: Path = PARAMS_FILE) -> None:
@@ -29,6 +39,9 @@ class Loaded:
         self._values = self._read_section()
         # all of it: what is imported later is read later
         self._code = {name: _hash(path) for name, path in code_files().items()}
+        for name, path in self._own_modules():
+            if path.stat().st_ctime > _process_began() + _CLOCKS_DIFFER_BY_S:
+                raise UserError(f"{name}: changed as stage '{stage}' began: run it again")
 
     def check(self) -> None:
         """Holds that the stage's own keys and its own modules are still those that it began with.
@@ -50,11 +63,17 @@ class Loaded:
                 yield f"{self._params_file}: {key} went from {old!r} to {new!r}"
 
     def _changed_modules(self) -> Iterator[str]:
+        for name, path in self._own_modules():
+            if _hash(path) != self._code[name]:
+                yield f"{name}: changed"
+
+    def _own_modules(self) -> Iterator[tuple[str, Path]]:
+        """Those that are imported and can change what the stage writes."""
         own = f"stages/{self._stage}.py"
         for name, path in sorted(loaded_code().items()):
             is_own = name == own or not name.startswith("stages/")
-            if is_own and why_without_effect(name, self._section) is None and _hash(path) != self._code[name]:
-                yield f"{name}: changed"
+            if is_own and why_without_effect(name, self._section) is None:
+                yield name, path
 
     def _read_section(self) -> Any:
         """The values as DVC tracks them."""
@@ -71,6 +90,17 @@ def _differences(key: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]
             yield from _differences(f"{key}.{name}", old.get(name), new.get(name))
     elif old != new:
         yield key, old, new
+
+
+@functools.cache
+def _process_began() -> float:
+    """When this process was started, in seconds since the epoch; never, where the system has no /proc."""
+    try:
+        fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return math.inf
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # since the system did, proc(5)
+    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - started)
 
 
 def _hash(path: Path) -> str | None:

@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("id", "split", "class_name", "source", "sha256")
+# said, and not read off the rows: of a collection without labels no class_name is a word
+_SCHEMA = pyarrow.schema({"id": pyarrow.int64()} | dict.fromkeys(COLUMNS[1:], pyarrow.string()))
 # An answer reads the groups that its ids lie in, whole: 65,536 rows are about 5 MB
 _ROWS_A_GROUP = 1 << 16
 
 
 def write_catalog(path: Path, manifest: "pd.DataFrame") -> None:
     """Writes the columns of the manifest that an answer names, as Parquet, in the order of the ids."""
-    table = pyarrow.Table.from_pandas(manifest[list(COLUMNS)], preserve_index=False)
+    table = pyarrow.Table.from_pandas(manifest[list(COLUMNS)], _SCHEMA, preserve_index=False)
     # without pandas' metadata: who reads it needs no pandas
     pyarrow.parquet.write_table(table.replace_schema_metadata(None), path, row_group_size=_ROWS_A_GROUP)
 
@@ -63,7 +65,7 @@ class Catalog:
                 continue
             # decoded as a dictionary: 1,000,000 words are a few distinct ones and their places
             words = self._file.read(columns=[column]).column(column).combine_chunks().dictionary_encode()
-            known = words.dictionary.to_pylist()
+            known = [word for word in words.dictionary.to_pylist() if word is not None]
             if wanted not in known:
                 listed = ", ".join(sorted(known)[:_SHOWN]) + (", ..." if len(known) > _SHOWN else "")
                 raise UserError(

@@ -47,6 +47,8 @@ def find(
             params = _parameters(index, chosen, among)
             similarities, ids = index.search(queries, wanted, params=params)
         except RuntimeError:
+            if among is None:
+                raise
             raise UserError(
                 "an index of this kind cannot search within a split or a class: choose another index.factory"
             ) from None
@@ -70,11 +72,14 @@ def _parameters(index: faiss.Index, chosen: Mapping[str, int], among: NDArray[np
     if among is not None:
         selected = {"sel": kinds.IDSelectorBitmap(np.packbits(among, bitorder="little"))}
     if isinstance(index, faiss.IndexIDMap):
-        if among is not None and isinstance(faiss.downcast_index(index.index), faiss.IndexPreTransform):
-            raise RuntimeError(
-                "FAISS would select by other ids there"
-            )  # it looks for a selector on top alone
+        within = faiss.downcast_index(index.index)
+        if among is not None and isinstance(within, faiss.IndexPreTransform | faiss.IndexRefine):
+            # it looks for a selector on top alone
+            raise RuntimeError("FAISS would select by other ids there")
         return _parameters(index.index, chosen, among)
+    if isinstance(index, faiss.IndexRefine):
+        base = _parameters(index.base_index, chosen, among)
+        return kinds.IndexRefineSearchParameters(base_index_params=base)
     if isinstance(index, faiss.IndexPreTransform):
         return kinds.SearchParametersPreTransform(index_params=_parameters(index.index, chosen, among))
     if isinstance(index, faiss.IndexIVF):

@@ -1,10 +1,11 @@
 """A searchable collection: one index folder, opened and asked."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import faiss
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow
 from numpy.typing import NDArray
 
 from pipeline.artifacts import Artifacts, existing, sha256_of
-from pipeline.atomic import recover_if_free
+from pipeline.atomic import recover_if_free, writer
 from pipeline.encoder.runtime import Encoder
 from pipeline.errors import UserError, damaged_output
 from pipeline.search.catalog import Catalog
@@ -49,7 +50,9 @@ class Neighbor:
 class ImageIndex:
     """A searchable collection: the encoder, the index, and what is known of each image.
 
-    What is open answers on from its own generation when the folder is replaced.
+    What is open answers on from its own generation when the folder is replaced or removed. Its files are
+    memory-mapped: who writes into one of them in place (`cp` or `rsync --inplace` over it) changes it under
+    whoever has it open. Copy a folder to another name, and rename it.
     """
 
     def __init__(
@@ -146,17 +149,21 @@ class ImageIndex:
         class_name: str | None = None,
     ) -> list[list[Neighbor]]:
         """Like `search`, a list for each query, from the nearest on; the score is the cosine similarity."""
-        if not 1 <= k <= len(self):
-            raise UserError(f"k is {k}, the index holds {len(self)} images: choose k from 1 to {len(self)}")
+        if not isinstance(k, int | np.integer) or not 1 <= k <= len(self):
+            raise UserError(f"k is {k!r}, the index holds {len(self)} images: choose k from 1 to {len(self)}")
         embeddings, own_ids = to_embeddings(query, self.encoder, self._index)
         among = None
         if split is not None or class_name is not None:
             among = self._catalog.ids_of(split, class_name)
-        found = find(self._index, embeddings, k, self.card.search_parameters, among, own_ids)
-        return [self._named(similarities, ids) for similarities, ids in found]
+        found = find(self._index, embeddings, int(k), self.card.search_parameters, among, own_ids)
+        ids = [ids for _, ids in found]
+        rows = iter(
+            self._catalog.rows(np.concatenate(ids)) if ids else []
+        )  # of all at once: groups are read whole
+        return [self._named(similarities, islice(rows, len(similarities))) for similarities, _ in found]
 
-    def _named(self, similarities: NDArray[np.float32], ids: NDArray[np.int64]) -> list[Neighbor]:
-        rows = self._catalog.rows(ids)
+    @staticmethod
+    def _named(similarities: NDArray[np.float32], rows: Iterable[dict[str, Any]]) -> list[Neighbor]:
         return [
             Neighbor(
                 rank=rank,
@@ -175,7 +182,12 @@ class ImageIndex:
         Raises:
             UserError: there is no such folder, or it holds another generation of the collection.
         """
-        data = Artifacts(self._folder.path.parent)
+        data = Artifacts(self._folder.path.resolve().parent)
+        if not data.images.exists():
+            raise UserError(
+                f"{data.images}: no such folder: the pictures of an index lie in images/ beside it, as stage "
+                "'fetch' wrote them"
+            )
         parts = [data.read_images(split) for split in data.splits()]  # opened before the manifest is hashed
         found = sha256_of(existing(data.manifest, made_by="fetch"))
         if found != self.card.manifest_sha256:
@@ -207,7 +219,7 @@ def _of_one_generation(path: Path, open_: Callable[[], _Opened]) -> _Opened:
         before = _identity(path)
         try:
             opened = open_()
-        except UserError:
+        except (UserError, FileNotFoundError):
             moved = _identity(path) != before
             if not (moved or _is_settling(path)) or time.monotonic() > deadline:
                 raise
@@ -217,18 +229,21 @@ def _of_one_generation(path: Path, open_: Callable[[], _Opened]) -> _Opened:
             return opened
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: Path) -> list[tuple[int, int, int]] | None:
+    """What another folder has not, nor this one once a file of it was replaced."""
     try:
-        status = path.stat()
-    except FileNotFoundError:
+        found = [entry.stat() for entry in (path, *sorted(path.iterdir()))]
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return status.st_dev, status.st_ino
+    return [(status.st_dev, status.st_ino, status.st_mtime_ns) for status in found]
 
 
 def _is_settling(path: Path) -> bool:
-    """Whether the folder or a file in it has just been given its name or its bytes."""
+    """Whether the folder or a file in it has just been given its name or its bytes, or is about to be."""
     try:
         changed = max(entry.stat().st_ctime for entry in (path, *path.iterdir()))
     except FileNotFoundError:
+        return writer(path) is not None
+    except NotADirectoryError:
         return False
     return time.time() - changed < _SETTLED_AFTER_S

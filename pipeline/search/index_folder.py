@@ -1,5 +1,6 @@
 """The index folder: four files of one generation that answer together, wherever they are copied to."""
 
+import hashlib
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from pipeline.search.catalog import write_catalog
 if TYPE_CHECKING:
     import pandas as pd
 
-# Of a larger images.faiss only size, count and dimension are held against index.json when it is opened:
-# to hash 256 MiB takes a fifth of a second, and to open it memory-mapped a thousandth.
+# Of a larger images.faiss a sample is held against index.json when it is opened: to hash 256 MiB takes a
+# fifth of a second, and to open it memory-mapped a thousandth. Of another generation every piece differs.
 _HASHED_UP_TO = 256 << 20
+_NUM_PIECES, _PIECE_BYTES = 64, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class IndexCard:
 
     Attributes:
         index_sha256: of images.faiss.
+        index_sample_sha256: of its size and of 64 pieces of it: what a large one is told by.
         encoder_sha256: of encoder.onnx, whose embeddings are in the index.
         catalog_sha256: of catalog.parquet.
         manifest_sha256: of data/images/manifest.parquet as it was; the pictures beside it are the index's.
@@ -37,6 +40,7 @@ class IndexCard:
     """
 
     index_sha256: str
+    index_sample_sha256: str
     encoder_sha256: str
     catalog_sha256: str
     manifest_sha256: str
@@ -86,15 +90,21 @@ class IndexFolder:
             encoder: the ONNX file that made the embeddings.
             manifest: a row an image, in the order of the ids.
             manifest_sha256: of its file.
+
+        Raises:
+            OSError: the disk has no room for it.
         """
         try:
-            faiss.write_index(index, str(self.index))
-        except RuntimeError as error:
-            raise OSError(f"{self.index}: FAISS cannot write it: {error}") from None
+            # through Python's file: where the disk is full at the last bytes FAISS's own raises nothing
+            with self.index.open("wb") as file:
+                faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.index)) from None
         shutil.copyfile(encoder, self.encoder)
         write_catalog(self.catalog, manifest)
         card = IndexCard(
             index_sha256=sha256_of(self.index),
+            index_sample_sha256=sample_sha256(self.index),
             encoder_sha256=sha256_of(self.encoder),
             catalog_sha256=sha256_of(self.catalog),
             manifest_sha256=manifest_sha256,
@@ -107,8 +117,10 @@ class IndexFolder:
         """Reads index.json.
 
         Raises:
-            UserError: the file is missing, damaged or has other keys.
+            UserError: the file is missing, damaged or has other keys, or the folder is none.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path}: a file, not an index folder: name the folder that it lies in")
         if not self.card.exists() and (self.path / "index" / self.card.name).exists():
             raise UserError(f"{self.path}: not an index folder, {self.path / 'index'} is one: name that")
         try:
@@ -138,6 +150,8 @@ class IndexFolder:
             )
         if self.index.stat().st_size <= _HASHED_UP_TO:
             self.check(self.index, sha256_of(self.index), card.index_sha256)
+        else:
+            self.check(self.index, sample_sha256(self.index), card.index_sample_sha256)
         return index
 
     def check(self, file: Path, found: str, expected: str) -> None:
@@ -153,8 +167,19 @@ class IndexFolder:
         """That a file is not the one that index.json names, by some value of both."""
         return UserError(
             f"{file}: is {found}, but {self.card} names {expected}: they are not of one generation: "
-            "copy the whole folder again, or run 'dvc repro --force index'"
+            "copy the whole folder to another name and rename it, or run 'dvc repro --force index'"
         )
+
+
+def sample_sha256(path: Path) -> str:
+    """The sha256 of a file's size and of 64 pieces of 64 KiB, spread evenly over it, its ends among them."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for piece in range(_NUM_PIECES):
+            file.seek(max(0, size - _PIECE_BYTES) * piece // (_NUM_PIECES - 1))
+            digest.update(file.read(_PIECE_BYTES))
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What an index can be asked with: files, pixels, ids, embeddings, one or many; all become embeddings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ NOT_IN_THE_INDEX = -1
 
 
 def is_one(query: Query | Sequence[Query]) -> bool:
-    """Whether this is one query: a list, pixels [B, H, W, 3] and embeddings [B, D] are many."""
+    """Whether this is one query: a list, ids [B], pixels [B, H, W, 3] and embeddings [B, D] are many."""
     if isinstance(query, np.ndarray):
-        return query.ndim == (3 if query.dtype == np.uint8 else 1)
+        if np.issubdtype(query.dtype, np.floating):
+            return query.ndim == 1
+        return query.ndim == (3 if query.dtype == np.uint8 else 0)
     return isinstance(query, str | Path | int | np.integer)
 
 
@@ -42,22 +44,38 @@ def to_embeddings(
         UserError: a file cannot be read, an id or an embedding is not of this index, or the pixels are not of
             the encoder's size.
     """
-    queries: list[Any] = [query] if is_one(query) else list(query)  # type: ignore[arg-type]
+    queries: list[Any] = [query] if is_one(query) else _many(query)
     embeddings = np.empty((len(queries), encoder.dim), dtype=np.float32)
     own_ids = np.full(len(queries), NOT_IN_THE_INDEX, dtype=np.int64)
     pictures: list[int] = []
     for place, each in enumerate(queries):
         if isinstance(each, int | np.integer):
             embeddings[place], own_ids[place] = _embedding_of(int(each), index), each
-        elif isinstance(each, np.ndarray) and each.dtype != np.uint8:
+        elif isinstance(each, np.ndarray) and np.issubdtype(each.dtype, np.floating):
             embeddings[place] = _unit(each, encoder.dim)
-        else:
+        elif isinstance(each, str | Path) or (isinstance(each, np.ndarray) and each.dtype == np.uint8):
             pictures.append(place)
+        else:
+            raise _no_query(each)
     for start in range(0, len(pictures), _IMAGES_AT_ONCE):
         places = pictures[start : start + _IMAGES_AT_ONCE]
         pixels = [_pixels(queries[place], encoder.image_size) for place in places]
         embeddings[places] = encoder(np.stack(pixels))
     return embeddings, own_ids
+
+
+def _many(query: Any) -> list[Any]:
+    if isinstance(query, bytes | dict | set) or not isinstance(query, Iterable):
+        raise _no_query(query)
+    return list(query)
+
+
+def _no_query(query: object) -> UserError:
+    of = f" of {query.dtype}" if isinstance(query, np.ndarray) else ""
+    return UserError(
+        f"a query is a {type(query).__name__}{of}: ask with an image file, pixels (uint8), an id or an "
+        "embedding (float), or with a list of them"
+    )
 
 
 def _pixels(query: Path | str | NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -71,15 +89,19 @@ def _pixels(query: Path | str | NDArray[np.uint8], size: int) -> NDArray[np.uint
 def _embedding_of(id_: int, index: faiss.Index) -> NDArray[np.float32]:
     if not 0 <= id_ < index.ntotal:
         raise UserError(f"there is no image {id_}: the ids go from 0 to {index.ntotal - 1}")
+    refused = UserError(
+        f"image {id_}: an index of this kind does not give its embeddings back: ask with the image's file"
+    )
     inverted = faiss.try_extract_index_ivf(index)
     if inverted is not None:
+        if isinstance(faiss.downcast_index(inverted), faiss.IndexIVFFastScan):
+            raise refused  # FAISS 1.15 ends the process there
         inverted.make_direct_map()  # where each id lies; made once
     try:
-        return np.asarray(index.reconstruct(id_), dtype=np.float32)
+        # of compressed codes the length is not 1
+        return _unit(np.asarray(index.reconstruct(id_), dtype=np.float32), index.d)
     except RuntimeError:
-        raise UserError(
-            f"image {id_}: an index of this kind does not give its embeddings back: ask with the image's file"
-        ) from None
+        raise refused from None
 
 
 def _unit(embedding: NDArray[np.floating], dimension: int) -> NDArray[np.float32]:

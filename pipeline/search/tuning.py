@@ -32,13 +32,20 @@ def tune(
     tunable = [name for name in _SEARCH_PARAMETERS if _accepts(index, name)]
     if not tunable:
         return {}, recall(index, queries, truth)
+    most = _most(index, tunable[0])
     value = 1
     while True:
         set_search_parameters(index, {tunable[0]: value})
         reached = recall(index, queries, truth)
-        if reached >= target_recall or value >= _SEARCH_PARAMETER_LIMIT:
+        if reached >= target_recall or value >= most:
             return {tunable[0]: value}, reached
-        value *= 2
+        value = min(2 * value, most)
+
+
+def _most(index: faiss.Index, name: str) -> int:
+    """Where more is no more thorough: of an inverted file, all of its lists."""
+    inverted = faiss.try_extract_index_ivf(index) if name == "nprobe" else None
+    return _SEARCH_PARAMETER_LIMIT if inverted is None else min(inverted.nlist, _SEARCH_PARAMETER_LIMIT)
 
 
 def recall(index: faiss.Index, queries: NDArray[np.float32], truth: NDArray[np.int64]) -> float:

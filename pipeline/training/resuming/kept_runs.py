@@ -1,7 +1,9 @@
 """The runs whose checkpoints are kept: the stopped, and the finished until DVC has their outputs."""
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Set
 from dataclasses import dataclass
@@ -35,7 +37,7 @@ def kept_runs(root: Path) -> list[KeptRun]:
     """The runs in a folder of checkpoints, the one saved last first."""
     runs = []
     for folder in root.iterdir() if root.is_dir() else []:
-        files = [path.stat() for path in folder.iterdir()] if folder.is_dir() else []
+        files = _states(folder) if folder.is_dir() else []
         if files:
             outputs = folder / _OUTPUTS
             runs.append(
@@ -47,6 +49,14 @@ def kept_runs(root: Path) -> list[KeptRun]:
                 )
             )
     return sorted(runs, key=lambda run: run.saved, reverse=True)
+
+
+def _states(folder: Path) -> list[os.stat_result]:
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a training that saves has just removed it
+            found.append(path.stat())
+    return found
 
 
 def mark_finished(folder: Path, outputs: str) -> None:
