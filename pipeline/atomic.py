@@ -126,6 +126,12 @@ def writer(path: Path) -> int | None:
     return None
 
 
+def is_between_names(path: Path) -> bool:
+    """Whether a folder is being replaced by two renames: the old one put away, or the new one there."""
+    place = path.resolve()
+    return _previous(place).exists() or place.exists()
+
+
 def recover(path: Path) -> None:
     """Puts back a folder whose swap was cut short between two renames; for who has its lock."""
     previous = _previous(path)

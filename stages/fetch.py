@@ -72,7 +72,7 @@ def main() -> None:
     kept = ", ".join(f"{count:,} {split}" for split, count in num_images.items())
     print(f"fetch: {kept}; {len(ingested.rejected):,} could not be read", flush=True)
     if ingested.num_known:
-        print(f"fetch: {ingested.num_known:,} of them were decoded before, and not again", flush=True)
+        print(f"fetch: {ingested.num_known:,} files were decoded before, and not again", flush=True)
 
 
 if __name__ == "__main__":

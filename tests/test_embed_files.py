@@ -1,6 +1,7 @@
 """`lookalike embed`: any files become the embeddings that a search would give them."""
 
 import json
+import os
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -91,6 +92,38 @@ def test_the_table_has_each_image_with_the_embedding_that_a_search_gives_it(
     card = json.loads(pyarrow.parquet.read_schema(tmp_path / "out.parquet").metadata[b"encoder"])
     assert card["sha256"] == encoder.sha256
     assert card["image_size"] == 32
+
+
+def test_files_that_are_named_are_left_out_where_a_folders_would_be(
+    photos: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    """A pipe would be waited for until somebody writes to it, and a camera's TIFF taken for a photograph."""
+    os.mkfifo(tmp_path / "pipe.jpg")
+    raw = tmp_path / "raw.nef"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(raw, format="TIFF")
+    odd = tmp_path / os.fsdecode(b"\xe9.parquet")
+    paths = [tmp_path / "pipe.jpg", raw, photos / "a/001.png"]
+    num_rows, skipped = embed_files(
+        encoder, paths, 10**9, odd
+    )  # no more rows are reserved than there are images
+    assert num_rows == 1
+    assert [image.reason for image in skipped] == ["not a regular file", "camera RAW: export it as JPEG"]
+    with odd.open("rb") as file:
+        assert pyarrow.parquet.read_table(file)["source"].to_pylist() == [f"{photos}/a/001.png"]
+
+
+def test_files_that_come_meanwhile_are_left_out(
+    photos: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = reader_of(photos)
+    passes = iter([NUM_PHOTOS, 10**6])
+    assert reader is not None
+    members = [member for member in reader(photos) if not member.is_raw]
+    monkeypatch.setattr(
+        module, "reader_of", lambda _: lambda _: iter((members * 2)[: min(next(passes), 2 * NUM_PHOTOS)])
+    )
+    num_rows, skipped = embed_files(encoder, [photos], 64, tmp_path / "out.parquet")
+    assert num_rows + len(skipped) == NUM_PHOTOS
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])

@@ -68,7 +68,7 @@ def test_of_a_collection_that_grew_the_new_images_alone_are_decoded(
     assert "decoded before" not in fetch(project)
     write_photos(tmp_path / "photos", range(NUM_PHOTOS, NUM_PHOTOS + 7))
     (tmp_path / "photos/class 1/1.png").unlink()
-    assert f"{NUM_PHOTOS - 1} of them were decoded before, and not again" in fetch(project)
+    assert f"{NUM_PHOTOS - 1} files were decoded before, and not again" in fetch(project)
     fresh = new_project("fresh")
     change_params(fresh / "params.yaml", {"dataset.max_rejected": 0.5})
     fetch(fresh)
@@ -152,7 +152,7 @@ def test_new_photographs_are_found_by_the_encoder_that_is_kept(shop: Path) -> No
     follow("dvc freeze pretrain", shop)
     done = run("dvc", "repro", cwd=shop)
     assert stages_run(done) == ["scan", "fetch", "embed", "index", "evaluate"]
-    assert f"{NUM_PHOTOS} of them were decoded before, and not again" in done.stdout
+    assert f"{NUM_PHOTOS} files were decoded before, and not again" in done.stdout
     assert (shop / "data/encoder/encoder.onnx").read_bytes() == encoder
     newest = shop.parent / f"photos/class {(NUM_PHOTOS + 4) % 3}/{NUM_PHOTOS + 4}.png"
     found = run("lookalike", "query", str(newest), "-k", "1", "--json", cwd=shop)

@@ -1,6 +1,8 @@
 """An index folder answers alone, of one generation, and never with a stranger."""
 
+import hashlib
 import json
+import os
 import shutil
 import threading
 import time
@@ -25,7 +27,7 @@ from pipeline.params.reader import Params
 from pipeline.search import image_index
 from pipeline.search.catalog import Catalog, write_catalog
 from pipeline.search.index import make_index
-from pipeline.search.index_folder import IndexFolder, sample_sha256
+from pipeline.search.index_folder import IndexFolder
 from tests.processes import fails, files_of_at_most, run_stage
 
 CPU = torch.device("cpu")
@@ -54,9 +56,12 @@ def images(small_chain: Path) -> NDArray[np.uint8]:
 def test_the_folder_holds_four_files_and_the_card_names_the_hash_of_each(small_chain: Path) -> None:
     data = Artifacts(small_chain / "data")
     assert sorted(path.name for path in data.index.iterdir()) == sorted(FILES)
+    sealed = (data.index / "images.faiss").read_bytes()
+    assert sealed[-32:] == hashlib.sha256(sealed[:-32]).digest()
+    assert sealed[:-32] == faiss.serialize_index(faiss.read_index(str(data.index / "images.faiss"))).tobytes()
     assert json.loads((data.index / "index.json").read_text()) == {
         "index_sha256": sha256_of(data.index / "images.faiss"),
-        "index_sample_sha256": sample_sha256(data.index / "images.faiss"),
+        "index_seal": hashlib.sha256(sealed[:-32]).hexdigest(),
         "encoder_sha256": sha256_of(data.encoder),
         "catalog_sha256": sha256_of(data.index / "catalog.parquet"),
         "manifest_sha256": sha256_of(data.manifest),
@@ -296,6 +301,8 @@ def test_a_split_and_a_class_narrow_the_answer_to_their_own_nearest(
         (None, "a query is a NoneType: ask with an image file, pixels"),
         (b"ab", "a query is a bytes: ask with"),
         (Image.new("RGB", (32, 32)), "a query is a Image: ask with"),
+        (np.array(7), "a query is a ndarray of int64: ask with"),
+        (np.array(0.5), "a query is a ndarray of float64: ask with"),
         (np.ones((2, 2), dtype=np.int64), "a query is a ndarray of int64: ask with"),
         (np.ones(63), r"an embedding is \[63\], the index holds \[64\]"),
         (np.zeros((16, 16, 3), np.uint8), r"pixels are \[16, 16, 3\], the encoder takes uint8 \[32, 32, 3\]"),
@@ -385,15 +392,20 @@ def test_a_fast_scan_index_is_asked_by_an_id_in_vain(small_chain: Path, alone: P
 
 
 @pytest.mark.slow
-def test_an_index_too_large_to_hash_is_told_from_another_of_its_size(
-    alone: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_index_too_large_to_hash_is_told_from_one_of_which_a_single_number_differs(
+    alone: Path, monkeypatch: pytest.MonkeyPatch, params: Params
 ) -> None:
     monkeypatch.setattr("pipeline.search.index_folder._HASHED_UP_TO", 1000)
     assert len(ImageIndex.open(alone)) == 5000
-    index = faiss.read_index(str(alone / "images.faiss"))
-    other = faiss.IndexFlatIP(64)
-    other.add(index.reconstruct_n(0, 5000)[::-1].copy())
-    faiss.write_index(other, str(alone / "images.faiss"))
+    vectors = faiss.read_index(str(alone / "images.faiss")).reconstruct_n(0, 5000)
+    vectors[2500, 3] += 0.001
+    index, built, _ = make_index([vectors], params.index)
+    other = alone.with_name("other")
+    other.mkdir()
+    catalog = pd.read_parquet(alone / "catalog.parquet")
+    IndexFolder(other).write(index, built, alone / "encoder.onnx", catalog, "0" * 64)
+    assert (other / "images.faiss").stat().st_size == (alone / "images.faiss").stat().st_size
+    shutil.copy(other / "images.faiss", alone)
     with pytest.raises(UserError, match=r"images\.faiss: is .* they are not of one generation"):
         ImageIndex.open(alone)
 
@@ -425,6 +437,10 @@ def test_the_pictures_are_found_from_within_the_folder_and_said_to_be_missing_el
 ) -> None:
     monkeypatch.chdir(chain_copy / "data/index")
     assert ImageIndex.open(".").pictures()(7).shape == (32, 32, 3)
+    elsewhere = chain_copy / "other disk"
+    shutil.move(chain_copy / "data/index", elsewhere)
+    (chain_copy / "data/index").symlink_to(elsewhere)
+    assert ImageIndex.open(chain_copy / "data/index").pictures()(7).shape == (32, 32, 3)
     with pytest.raises(
         UserError, match="images: no such folder: the pictures of an index lie in images/ beside"
     ):
@@ -481,6 +497,18 @@ def test_searches_during_swaps_are_each_of_one_generation(
         done.set()
         turns.join()
     assert seen == {"old", "new"}
+
+
+def test_the_first_index_that_is_being_made_is_not_waited_for(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with (
+        atomic_folder(tmp_path / "index"),
+        pytest.raises(
+            UserError, match=f"index: process {os.getpid()} is making it: ask again when it is there"
+        ),
+    ):
+        ImageIndex.open(tmp_path / "index")
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.slow

@@ -206,6 +206,7 @@ def test_a_split_may_carry_a_number_as_coco_has_it() -> None:
     found = arranged(*files("train2017", 5), *files("val2017", 3), *files("test1", 2))
     assert class_and_split(found) == {(None, "train"): 5, (None, "test"): 2}
     assert arranged(*files("train2", 5), *files("bus2", 5)).class_names == ("bus2", "train2")
+    assert arranged(*files("train1", 5), *files("train2", 5)).class_names == ("train1", "train2")
 
 
 @pytest.mark.parametrize("folder", ["test", "unknown"])
@@ -220,6 +221,7 @@ def test_a_lone_folder_of_the_test_images_that_train_knows_not_is_no_class(folde
         (None, "unlabelled"): 7,
     }
     assert found.class_names == ("cat", "dog")
+    assert "layout test/*, train/<class>/*: 2 classes" in found.remarks[0]
     assert any(f"test/{folder} is no class of the training images" in remark for remark in found.remarks)
     # of several such folders somebody means classes: those of retrieval are often others than the training's
     apart = arranged(*files("train/cat", 5), *files("test/fox", 5), *files("test/owl", 5))

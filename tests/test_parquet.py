@@ -1,6 +1,7 @@
 """Hugging Face style tables become collections; what is missing in them is one line or a reason."""
 
 import datetime
+import decimal
 import io
 import json
 from pathlib import Path
@@ -308,7 +309,8 @@ def test_values_that_no_class_name_of_the_schema_stands_for_name_themselves(
 ) -> None:
     write(tmp_path / "a.parquet", range(2), values, ["cat", "dog"])
     found = parquet(dataset(params, tmp_path / "a.parquet"))
-    assert found.class_names == tuple(sorted({str(value) for value in values}))
+    said = {f"{value:g}" if isinstance(value, float) else str(value) for value in values}
+    assert found.class_names == tuple(sorted(said))
 
 
 def test_a_number_and_the_same_number_as_a_word_are_one_class(params: Params, tmp_path: Path) -> None:
@@ -316,7 +318,27 @@ def test_a_number_and_the_same_number_as_a_word_are_one_class(params: Params, tm
     write(tmp_path / "test.parquet", range(4, 8), ["1", "2", "10", "2"])
     found = parquet(dataset(params, tmp_path))
     assert found.class_names == ("1", "10", "2")
+    assert "tables: 1 test, 1 train, by their names; 8 rows" in found.remarks[0]
     assert [entry.label for entry in found.entries if entry.split == "test"] == [0, 2, 1, 2]
+
+
+@pytest.mark.parametrize("missing", [None, -1])
+def test_whole_numbers_that_pandas_made_floats_are_the_same_classes(
+    params: Params, tmp_path: Path, missing: int | None
+) -> None:
+    """A column of whole numbers of which one is missing is one of floats: 1.0 is the 1 of the other table."""
+    write(tmp_path / "train.parquet", range(6), [0, 1, 2, 0, 1, 2])
+    write(tmp_path / "test.parquet", range(6, 10), pa.array([0.0, 1.0, missing, 1.0], pa.float64()))
+    found = parquet(dataset(params, tmp_path))
+    assert found.class_names == ("0", "1", "2")
+    assert [entry.label for entry in found.entries if entry.split == "test"] == [0, 1, 1]
+    write(tmp_path / "test.parquet", range(6, 8), [decimal.Decimal("1.0"), decimal.Decimal("2")])
+    assert parquet(dataset(params, tmp_path)).class_names == ("0", "1", "2")
+
+
+def test_a_label_that_is_no_finite_number_is_no_traceback(params: Params, tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", range(2), [0.0, float("inf")], ["cat", "dog"])
+    assert parquet(dataset(params, tmp_path / "a.parquet")).class_names == ("0", "inf")
 
 
 def test_the_split_is_a_word_of_the_name_and_the_last_one(params: Params, tmp_path: Path) -> None:
@@ -328,6 +350,10 @@ def test_the_split_is_a_word_of_the_name_and_the_last_one(params: Params, tmp_pa
         "train_set/cifar-test.parquet": "test",
         "data/test-00000-of-00001.parquet": "test",
         "unlabelled2-0.parquet": "unlabelled",
+        "testset.parquet": "test",
+        "cifarTestData.parquet": "test",
+        "VALIDATION/TRAIN.parquet": "train",
+        "dataset.parquet": "train",
     }
     for number, name in enumerate(names):
         write(tmp_path / name, range(2 * number, 2 * number + 2), [0, 1])

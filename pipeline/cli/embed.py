@@ -35,6 +35,7 @@ def embed(
       lookalike embed a.jpg b.png scans.tar -o some.parquet
       lookalike embed photos/ -o photos.parquet --encoder /backup/index/encoder.onnx
     """
+    from pipeline.collection.sources.collection import printable
     from pipeline.encoder.embed_files import embed_files
     from pipeline.encoder.runtime import Encoder
 
@@ -51,4 +52,4 @@ def embed(
     for image in skipped:
         print(f"{image.source}: {image.reason}", file=sys.stderr)
     left_out = f"; {len(skipped):,} could not be read" if skipped else ""
-    print(f"{output}: {num_rows:,} embeddings of {opened.dim} dimensions{left_out}")
+    print(f"{printable(str(output))}: {num_rows:,} embeddings of {opened.dim} dimensions{left_out}")

@@ -1,10 +1,11 @@
-"""Any image files to a table of embeddings: files, folders and archives, in the memory of some batches."""
+"""Any image files to a table of embeddings: files, folders and archives, however many."""
 
 import json
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from pipeline.artifacts import create_array
 from pipeline.atomic import atomic_file
 from pipeline.collection.decoding import decode_all, most_under_way
-from pipeline.collection.sources.collection import Span, printable
+from pipeline.collection.sources.collection import Span, Unreadable, printable
 from pipeline.collection.sources.members import Member, reader_of
 from pipeline.collection.worker import Job, Place, Read
 from pipeline.encoder.runtime import Encoder
@@ -40,7 +41,9 @@ def embed_files(
     """Writes a Parquet table, a row an image: source, sha256, width, height, embedding (float32 [D]).
 
     Rows stand in the order of `paths`, within a folder in the order of the names, within an archive as it was
-    packed. The schema's metadata has the encoder's under `encoder`, with its sha256.
+    packed; files that come while it runs are left out. The schema's metadata has the encoder's under
+    `encoder`, with its sha256. Images are decoded on every core, into a scratch array on disk that holds
+    those of some batches.
 
     Args:
         encoder: gives float32 [B, D], L2-normalised.
@@ -68,7 +71,9 @@ def embed_files(
         tqdm(total=total, desc="embed", unit=" images", disable=None) as bar,
     ):
         skipped = []
-        for outcome in _embed(encoder, paths, batch_size, Path(scratch), table):
+        for outcome in _embed(
+            encoder, islice(_members(paths), total), total, batch_size, Path(scratch), table
+        ):
             bar.update()
             if isinstance(outcome, Skipped):
                 skipped.append(outcome)
@@ -79,17 +84,22 @@ def embed_files(
 
 
 def _embed(
-    encoder: Encoder, paths: Sequence[Path], batch_size: int, scratch: Path, table: "_Table"
+    encoder: Encoder,
+    members: Iterator[tuple[str, Member]],
+    total: int,
+    batch_size: int,
+    scratch: Path,
+    table: "_Table",
 ) -> Iterator[Read | Skipped]:
     """Decoded images wait in rows of a scratch array, which are used again once they are embedded."""
     size = encoder.image_size
-    num_rows = most_under_way() + batch_size
+    num_rows = min(total, most_under_way() + batch_size)
     pixels = create_array(scratch / "pixels.npy", np.uint8, (num_rows, size, size, 3))
     free = deque(range(num_rows))
     under_way: dict[int, tuple[int, str]] = {}  # the row and the source of each number
 
     def places() -> Iterator[tuple[int, Place]]:
-        for number, (source, member) in enumerate(_members(paths)):
+        for number, (source, member) in enumerate(members):
             under_way[number] = free.popleft(), source
             yield number, Place(_PIXELS, under_way[number][0], member.read())
 
@@ -120,14 +130,22 @@ def _members(paths: Sequence[Path]) -> Iterator[tuple[str, Member]]:
     """Every image of all paths, and what a person knows it by; camera RAW is passed over."""
     for path in paths:
         if not path.exists():
-            raise UserError(f"{path}: no such file or folder")
+            raise UserError(f"{printable(str(path))}: no such file or folder")
         reader = reader_of(path)
         if reader is None:
-            yield printable(str(path)), Member(str(path), Span(path, 0, path.stat().st_size))
+            yield printable(str(path)), _named(path)
             continue
         for member in reader(path):
             if not member.is_raw:
                 yield printable(f"{path}/{member.name}"), member
+
+
+def _named(path: Path) -> Member:
+    """A file that somebody names is left out with its reason where a folder's would be passed over."""
+    member = Member(str(path), Span(path, 0, path.stat().st_size))
+    if not path.is_file():  # a pipe would be waited for until somebody writes to it
+        return Member(member.name, Unreadable("not a regular file"))
+    return Member(member.name, Unreadable("camera RAW: export it as JPEG")) if member.is_raw else member
 
 
 class _Table:
@@ -150,13 +168,15 @@ class _Table:
         self.num_rows = 0
 
     def __enter__(self) -> "_Table":
-        self._writer = pyarrow.parquet.ParquetWriter(self._path, self._schema)
+        self._file = self._path.open("wb")  # pyarrow takes no name that is no UTF-8
+        self._writer = pyarrow.parquet.ParquetWriter(self._file, self._schema)
         return self
 
     def __exit__(self, *exception: object) -> None:
         if exception[0] is None:
             self._write()
         self._writer.close()
+        self._file.close()
 
     def add(self, sources: list[str], reads: list[Read], embeddings: NDArray[np.float32]) -> None:
         """Rows more: float32 [B, D], and of each where it came from and what was read."""

@@ -1,5 +1,6 @@
 """A searchable collection: one index folder, opened and asked."""
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ import pyarrow
 from numpy.typing import NDArray
 
 from pipeline.artifacts import Artifacts, existing, sha256_of
-from pipeline.atomic import recover_if_free, writer
+from pipeline.atomic import is_between_names, recover_if_free, writer
 from pipeline.encoder.runtime import Encoder
 from pipeline.errors import UserError, damaged_output
 from pipeline.search.catalog import Catalog
@@ -182,7 +183,7 @@ class ImageIndex:
         Raises:
             UserError: there is no such folder, or it holds another generation of the collection.
         """
-        data = Artifacts(self._folder.path.resolve().parent)
+        data = Artifacts(Path(os.path.abspath(self._folder.path)).parent)  # noqa: PTH100 (beside the link, if it is one)
         if not data.images.exists():
             raise UserError(
                 f"{data.images}: no such folder: the pictures of an index lie in images/ beside it, as stage "
@@ -222,6 +223,10 @@ def _of_one_generation(path: Path, open_: Callable[[], _Opened]) -> _Opened:
         except (UserError, FileNotFoundError):
             moved = _identity(path) != before
             if not (moved or _is_settling(path)) or time.monotonic() > deadline:
+                if not path.exists() and (process := writer(path)) is not None:
+                    raise UserError(
+                        f"{path}: process {process} is making it: ask again when it is there"
+                    ) from None
                 raise
             time.sleep(0.05)
             continue
@@ -243,7 +248,7 @@ def _is_settling(path: Path) -> bool:
     try:
         changed = max(entry.stat().st_ctime for entry in (path, *path.iterdir()))
     except FileNotFoundError:
-        return writer(path) is not None
+        return is_between_names(path)
     except NotADirectoryError:
         return False
     return time.time() - changed < _SETTLED_AFTER_S

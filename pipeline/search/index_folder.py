@@ -1,6 +1,7 @@
 """The index folder: four files of one generation that answer together, wherever they are copied to."""
 
 import hashlib
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,10 +16,10 @@ from pipeline.search.catalog import write_catalog
 if TYPE_CHECKING:
     import pandas as pd
 
-# Of a larger images.faiss a sample is held against index.json when it is opened: to hash 256 MiB takes a
-# fifth of a second, and to open it memory-mapped a thousandth. Of another generation every piece differs.
+# Of a larger images.faiss the seal alone is held against index.json when it is opened: to hash 256 MiB takes
+# a fifth of a second, and to open it memory-mapped a thousandth.
 _HASHED_UP_TO = 256 << 20
-_NUM_PIECES, _PIECE_BYTES = 64, 1 << 16
+_SEAL_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class IndexCard:
 
     Attributes:
         index_sha256: of images.faiss.
-        index_sample_sha256: of its size and of 64 pieces of it: what a large one is told by.
+        index_seal: the sha256 of FAISS's own bytes, which images.faiss ends in, behind what FAISS reads: so a
+            large one is told from any other without reading it whole.
         encoder_sha256: of encoder.onnx, whose embeddings are in the index.
         catalog_sha256: of catalog.parquet.
         manifest_sha256: of data/images/manifest.parquet as it was; the pictures beside it are the index's.
@@ -40,7 +42,7 @@ class IndexCard:
     """
 
     index_sha256: str
-    index_sample_sha256: str
+    index_seal: str
     encoder_sha256: str
     catalog_sha256: str
     manifest_sha256: str
@@ -95,16 +97,14 @@ class IndexFolder:
             OSError: the disk has no room for it.
         """
         try:
-            # through Python's file: where the disk is full at the last bytes FAISS's own raises nothing
-            with self.index.open("wb") as file:
-                faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
+            seal = _write_sealed(index, self.index)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.index)) from None
         shutil.copyfile(encoder, self.encoder)
         write_catalog(self.catalog, manifest)
         card = IndexCard(
             index_sha256=sha256_of(self.index),
-            index_sample_sha256=sample_sha256(self.index),
+            index_seal=seal,
             encoder_sha256=sha256_of(self.encoder),
             catalog_sha256=sha256_of(self.catalog),
             manifest_sha256=manifest_sha256,
@@ -151,7 +151,7 @@ class IndexFolder:
         if self.index.stat().st_size <= _HASHED_UP_TO:
             self.check(self.index, sha256_of(self.index), card.index_sha256)
         else:
-            self.check(self.index, sample_sha256(self.index), card.index_sample_sha256)
+            self.check(self.index, _seal_of(self.index), card.index_seal)
         return index
 
     def check(self, file: Path, found: str, expected: str) -> None:
@@ -171,15 +171,25 @@ class IndexFolder:
         )
 
 
-def sample_sha256(path: Path) -> str:
-    """The sha256 of a file's size and of 64 pieces of 64 KiB, spread evenly over it, its ends among them."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        for piece in range(_NUM_PIECES):
-            file.seek(max(0, size - _PIECE_BYTES) * piece // (_NUM_PIECES - 1))
-            digest.update(file.read(_PIECE_BYTES))
+def _write_sealed(index: faiss.Index, path: Path) -> str:
+    """Writes an index, and behind it the sha256 of its bytes; gives that, in hexadecimal."""
+    digest = hashlib.sha256()
+    # through Python's file: where the disk is full at the last bytes FAISS's own raises nothing
+    with path.open("wb") as file:
+
+        def write(content: bytes) -> int:
+            digest.update(content)
+            return file.write(content)
+
+        faiss.write_index(index, faiss.PyCallbackIOWriter(write))  # type: ignore[attr-defined]
+        file.write(digest.digest())
     return digest.hexdigest()
+
+
+def _seal_of(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(-_SEAL_BYTES, os.SEEK_END)
+        return file.read().hex()
 
 
 @dataclass(frozen=True)

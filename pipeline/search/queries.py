@@ -65,7 +65,8 @@ def to_embeddings(
 
 
 def _many(query: Any) -> list[Any]:
-    if isinstance(query, bytes | dict | set) or not isinstance(query, Iterable):
+    has_no_rows = isinstance(query, np.ndarray) and query.ndim == 0
+    if has_no_rows or isinstance(query, bytes | dict | set) or not isinstance(query, Iterable):
         raise _no_query(query)
     return list(query)
 

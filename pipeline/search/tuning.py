@@ -10,7 +10,7 @@ from pipeline.search.rows import chunks
 
 # Q queries, D dimensions
 
-# What trades speed for recall, by the kind of index; doubled until the recall is reached.
+# What trades speed for recall, by the kind of index; doubled until the recall is reached, or all it can be.
 _SEARCH_PARAMETERS = ("nprobe", "efSearch")
 _SEARCH_PARAMETER_LIMIT = 4096
 

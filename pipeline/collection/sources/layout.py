@@ -101,7 +101,7 @@ def arrange(names: Sequence[str], labels: Labels, test_fraction: float, seed: in
         Entry(printable(names[row]), split, numbers[row])
         for row, split in zip(settled.rows, settled.splits, strict=True)
     ]
-    layout = _layout(paths, places, class_names) if has_splits else ""
+    layout = _layout(paths, class_of) if has_splits else ""
     remark = _understood(layout, class_names, doubt)
     remarks = (remark, *strangers, *settled.remarks, *_alike(class_names))
     return Arranged(tuple(printable(name) for name in class_names), entries, settled.rows, remarks)
@@ -136,7 +136,10 @@ def _around(paths: Sequence[tuple[str, ...]]) -> str | None:
 
 def _has_split_folders(paths: Sequence[tuple[str, ...]]) -> bool:
     """Whether train lies beside another split, or alone beside loose files; a train among buses is none."""
-    splits = {split_called(path[0]) for path in paths if len(path) > 1}
+    folders = {path[0] for path in paths if len(path) > 1}
+    splits = {split_called(folder) for folder in folders}
+    if splits == {"train"}:
+        return len(folders) == 1  # train1 and train2 are what somebody says they are
     return "train" in splits and (None not in splits or len(splits) > 2)
 
 
@@ -215,15 +218,14 @@ def _check_number(class_names: Sequence[str], class_of: Sequence[str | None]) ->
         )
 
 
-def _layout(paths: Sequence[tuple[str, ...]], places: Sequence[_Place], class_names: Sequence[str]) -> str:
+def _layout(paths: Sequence[tuple[str, ...]], class_of: Sequence[str | None]) -> str:
     """`train/<class>/*, test/<class>/*, unlabelled/*`, as the folders are called."""
     has_classes: dict[str, bool] = {}
-    for path, place in zip(paths, places, strict=True):
+    for path, name in zip(paths, class_of, strict=True):
         if len(path) > 1 and split_called(path[0]) is not None:
-            has_classes[path[0]] = has_classes.get(path[0], False) or place.folder is not None
+            has_classes[path[0]] = has_classes.get(path[0], False) or name is not None
     return ", ".join(
-        f"{printable(folder)}/{'<class>/*' if has and class_names else '*'}"
-        for folder, has in has_classes.items()
+        f"{printable(folder)}/{'<class>/*' if has else '*'}" for folder, has in has_classes.items()
     )
 
 

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,8 @@ from pipeline.params.dataset import Dataset
 SUFFIXES = frozenset({".parquet"})
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
-# as a word of its own: a table of valuables is not for validation
-_SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_NAMES)})(?![a-z])")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # testData is two, and valuable is one
+_BEHIND = re.compile(r"(?<=.)(set|data|batch|images)$")  # testset
 _KEY_DIGITS = 16  # of a sha256: of a billion images two share them once in 37 times, and get a number more
 _ROWS_AT_ONCE = 64
 
@@ -73,7 +75,10 @@ def parquet(params: Dataset) -> Collection:
         names = sources
     places = [place for table in tables for place in [_place(table.name)] * table.num_rows]
     settled = settle(names, places, labels, params.test_fraction, params.seed)
-    remarks = [f"{len(tables):,} tables, {len(sources):,} rows, images in column {tables[0].image_column!r}"]
+    kinds = Counter(_place(table.name) for table in tables)
+    by_split = ", ".join(f"{count:,} {place}" for place, count in kinds.items())
+    column = tables[0].image_column
+    remarks = [f"tables: {by_split}, by their names; {len(sources):,} rows, images in column {column!r}"]
     if not class_names:
         remarks.append("no labels: there is nothing to score with")
     number_of = {row: number for number, row in enumerate(settled.rows)}
@@ -164,9 +169,9 @@ def _holds_bytes(kind: pyarrow.DataType) -> bool:
 
 
 def _place(name: str) -> str:
-    """A value of `SPLIT_NAMES`: the last of its words that a split is called by, or train."""
-    words = _SPLIT.findall(name.lower())
-    return SPLIT_NAMES[words[-1]] if words else "train"
+    """A value of `SPLIT_NAMES`: by the last of its words that a split is called by, or train."""
+    words = [_BEHIND.sub("", word.lower()) for word in _WORD.findall(name)]
+    return next((SPLIT_NAMES[word] for word in reversed(words) if word in SPLIT_NAMES), "train")
 
 
 def _keys(table: _Table) -> list[str]:
@@ -200,7 +205,7 @@ def _labels(table: _Table) -> list[Any]:
     with _undamaged(table.path), pyarrow.parquet.ParquetFile(table.path) as file:
         values = file.read(columns=[table.label_column]).column(0).to_pylist()
     _check_num_rows(table, len(values))
-    return [None if _is_missing(value) else value for value in values]
+    return [None if _is_missing(value) else _whole(value) for value in values]
 
 
 def _is_missing(value: Any) -> bool:
@@ -211,6 +216,12 @@ def _is_missing(value: Any) -> bool:
         or value == UNLABELLED
         or (isinstance(value, str | bytes) and not value.strip())
     )
+
+
+def _whole(value: Any) -> Any:
+    """A number without a fraction as an int: pandas makes floats of a whole column when one is missing."""
+    is_number = isinstance(value, float | Decimal)
+    return int(value) if is_number and math.isfinite(value) and value == int(value) else value
 
 
 def _own_names(table: _Table) -> list[str] | None:
@@ -227,7 +238,7 @@ def _classes(values: Sequence[Any], own_names: list[str] | None) -> tuple[tuple[
     """Class names, and the label of each value; None is no label."""
     known = {value for value in values if value is not None}
     if own_names is not None and all(_counts(value, own_names) for value in known):
-        return tuple(own_names), [UNLABELLED if value is None else int(value) for value in values]
+        return tuple(own_names), [UNLABELLED if value is None else value for value in values]
     if len({type(value) for value in known}) > 1:  # 1 in one table and "1" in another
         values = [None if value is None else str(value) for value in values]
         known = {value for value in values if value is not None}
@@ -239,7 +250,7 @@ def _classes(values: Sequence[Any], own_names: list[str] | None) -> tuple[tuple[
 
 def _counts(value: Any, names: Sequence[str]) -> bool:
     """Whether it is the number of one of the names."""
-    return isinstance(value, int | float) and value == int(value) and 0 <= value < len(names)
+    return isinstance(value, int) and 0 <= value < len(names)
 
 
 def _images(table: _Table) -> Iterator[Content]:
@@ -263,6 +274,8 @@ def _undamaged(path: Path) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, NotImplementedError):
+            raise UserError(f"{path}: cannot be read here ({str(error).splitlines()[0]})") from None
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
             raise  # the machine's own; pyarrow's of damage has no number
         raise _damaged(path, str(error).splitlines()[0]) from None
