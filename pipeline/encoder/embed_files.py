@@ -78,8 +78,8 @@ def embed_files(
             if isinstance(outcome, Skipped):
                 skipped.append(outcome)
         if table.num_rows == 0:
-            first = skipped[0]
-            raise UserError(f"no image of {total:,} can be read, the first is {first.source}: {first.reason}")
+            first = f", the first is {skipped[0].source}: {skipped[0].reason}" if skipped else ""
+            raise UserError(f"no image of {total:,} can be read{first}")
     return table.num_rows, skipped
 
 
