@@ -90,6 +90,8 @@ def main() -> None:
             undisturbed = outputs(project)
             num_killed = num_same = 0
             while num_killed < args.kills:
+                # a finished run's checkpoint stays until DVC has recorded it: nothing would be left to train
+                shutil.rmtree(project / ".lookalike/checkpoints")
                 process = start(project)
                 process.join(moments.uniform(0, seconds))
                 process.kill()
