@@ -240,7 +240,8 @@ def _identity(path: Path) -> list[tuple[int, int, int]] | None:
         found = [entry.stat() for entry in (path, *sorted(path.iterdir()))]
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return [(status.st_dev, status.st_ino, status.st_mtime_ns) for status in found]
+    # the time of change, which nobody can set: twice replaced, a folder may have its number again
+    return [(status.st_dev, status.st_ino, status.st_ctime_ns) for status in found]
 
 
 def _is_settling(path: Path) -> bool:
