@@ -6,7 +6,7 @@
     python -m benchmarks.cifar10 --archive cifar10.tar simclr-sthalles-cifar10 --images 1024
 
 Printed are the minutes of training (all in all, and of the steps alone) and kNN and linear probe of the
-trained and the untrained network, on the features as the encoder ships them. They are scored on the test
+network and of the start, on the features as the encoder ships them. They are scored on the test
 images, which nothing was chosen by; with `--validate` on a tenth of the training images, which are then
 neither trained on nor learned from by the probe: that is for choosing. `--images` draws so many of each
 split: a few steps of a recipe that is too large for this machine.
@@ -27,15 +27,15 @@ from pipeline.artifacts import Artifacts
 from pipeline.collection.ingest import ingest
 from pipeline.collection.sources.folder import folder
 from pipeline.errors import plain_errors
-from pipeline.evaluation.draws import split_stratified
 from pipeline.evaluation.knn import normalize
 from pipeline.evaluation.labelled import Labelled
-from pipeline.evaluation.linear_probe import score_linear
+from pipeline.evaluation.probes.draws import split_stratified
+from pipeline.evaluation.probes.linear_probe import score_linear
 from pipeline.evaluation.protocols import score_knn
 from pipeline.params.reader import PARAMS_FILE, Params, check_params, parse_yaml
 from pipeline.recipes import DEFAULT, lay_over, parse_setting, read_recipe
+from pipeline.training.hardware.machine import choose_device
 from pipeline.training.loop import TrainingRun, train
-from pipeline.training.machine import choose_device
 from pipeline.training.monitoring.monitor import extract_features
 from pipeline.training.pixels import Images
 
@@ -104,12 +104,14 @@ def main() -> None:
     how = f"{len(images['train'])} images, {run.views_per_s:.0f} views/s, {run.device}, {run.precision}"
     print(f"{what}: {minutes:.1f} min, {run.seconds / 60:.1f} of them steps, {how}", flush=True)
     device = choose_device(params.evaluate.device, "evaluate.device")
-    for name, weights in (("trained", run.backbone), ("untrained", run.untrained)):
+    for name, weights in (("trained", run.backbone), ("start", run.start)):
         bank, queries = (
             Labelled(features_of(weights, run, images[split], params), labels[split]) for split in images
         )
-        knn = score_knn(bank, queries, collection.class_names, params.evaluate.knn, device)["top1"]
-        linear = score_linear(bank, queries, collection.class_names, params.evaluate.linear, device)["top1"]
+        knn = score_knn(bank, queries, collection.class_names, params.evaluate.knn, device)[0]["top1"]
+        linear = score_linear(bank, queries, collection.class_names, params.evaluate.linear, device)[0][
+            "top1"
+        ]
         part = "a held-out tenth of train" if args.validate else "test"
         print(f"{name}: kNN {knn:.4f}, linear {linear:.4f} on {part}", flush=True)
 

@@ -29,12 +29,12 @@ from sklearn.preprocessing import StandardScaler
 
 from pipeline.errors import plain_errors
 from pipeline.evaluation.coverage import FEW_LABELS
-from pipeline.evaluation.draws import split_stratified
 from pipeline.evaluation.labelled import Labelled
-from pipeline.evaluation.linear_probe import score_few_labels, score_linear
+from pipeline.evaluation.probes.draws import split_stratified
+from pipeline.evaluation.probes.linear_probe import score_few_labels, score_linear
 from pipeline.params.evaluate import LinearProbe
 from pipeline.params.reader import load_params
-from pipeline.training.machine import choose_device
+from pipeline.training.hardware.machine import choose_device
 
 TEST_SHARE = 6  # one image of so many is scored, as in CIFAR-10
 SEED = 0
@@ -52,7 +52,7 @@ def main() -> None:
     device = choose_device(params.device, "evaluate.device")
 
     def ours() -> list[str]:
-        all_labels = score_linear(train, test, class_names, params.linear, device)
+        all_labels, _ = score_linear(train, test, class_names, params.linear, device)
         few = [score_few_labels(train, test, share, params.linear, device) for share in FEW_LABELS.values()]
         return [f"{all_labels['top1']:.4f} (C {all_labels['C']})", *(f"{each['mean']:.4f}" for each in few)]
 

@@ -39,8 +39,8 @@ from pipeline.evaluation.protocols import evaluate
 from pipeline.params.pretrain import Pretrain
 from pipeline.params.reader import PARAMS_FILE, Params, check_params, parse_yaml, read_text
 from pipeline.recipes import lay_over, parse_setting
+from pipeline.training.hardware.machine import choose_device
 from pipeline.training.loop import train
-from pipeline.training.machine import choose_device
 from pipeline.training.resuming.run_key import run_key
 
 HELD_OUT_FRACTION = 0.2
@@ -141,7 +141,7 @@ def train_and_score(train_split: Split, test_split: Split, class_names: Sequence
         for images, labels in (train_split, test_split)
     )
     return {
-        "scores": evaluate(bank, queries, class_names, params.evaluate, device_of(params)),
+        "scores": evaluate(bank, queries, class_names, params.evaluate, device_of(params))[0],
         "seconds": round(seconds, 1),
         "views_per_s": round(run.views_per_s, 1),
         "last_epoch": run.history[-1],
@@ -156,7 +156,7 @@ def score_pixels(train_split: Split, test_split: Split, class_names: Sequence[st
         Labelled(small_pixels(images, np.arange(len(images)), grey=grey, largest=side), labels)
         for images, labels in (train_split, test_split)
     )
-    scores = evaluate(bank, queries, class_names, params.evaluate, device_of(params))
+    scores, _ = evaluate(bank, queries, class_names, params.evaluate, device_of(params))
     return {"method": PIXELS, "precision": "", "scores": scores}
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from pipeline.evaluation.knn import knn_ranks, normalize
+from pipeline.evaluation.knn import knn_answers, normalize
 from pipeline.evaluation.labelled import Labelled
 from pipeline.evaluation.retrieval import score_retrieval
 from pipeline.params.evaluate import Retrieval
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def knn(bank: Labelled, queries: Labelled) -> None:
-    knn_ranks(
+    knn_answers(
         queries.features,
         queries.labels,
         bank.features,

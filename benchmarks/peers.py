@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from models.backbones import Backbone
-from pipeline.training.machine import choose_device
+from pipeline.training.hardware.machine import choose_device
 
 NUM_WORKERS = 2
 UNCOUNTED_STEPS = 2

@@ -21,7 +21,8 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.simclr_step import our_params
 from models.backbones import build_backbone
 from models.methods import METHODS
-from pipeline.training.machine import choose_device, choose_precision, keep_freed_memory, make_deterministic
+from pipeline.training.hardware.machine import choose_device, keep_freed_memory, make_deterministic
+from pipeline.training.hardware.precision import choose_precision
 from pipeline.training.optimizers import build_optimizer
 from pipeline.training.views import make_views
 
@@ -89,7 +90,7 @@ def main() -> None:
     backbone = build_backbone(args.backbone, width=args.width, image_size=32)
     objective = METHODS["simclr"](backbone.module, backbone.feature_dim, **params.simclr.arguments())
     objective = objective.to(device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(objective, [], params.optimizer)
+    optimizer = build_optimizer(objective.parts(), params.optimizer)
     generator = torch.Generator(device).manual_seed(0)
     images = torch.randint(0, 256, (args.batch_size, 32, 32, 3), dtype=torch.uint8, device=device)
     labels = torch.zeros(args.batch_size, dtype=torch.int64, device=device)

@@ -34,8 +34,9 @@ from pipeline.collection.sources.mnist5k import mnist5k
 from pipeline.errors import UserError, plain_errors
 from pipeline.params.pretrain import Pretrain
 from pipeline.params.reader import load_params
+from pipeline.training.hardware.machine import choose_device
+from pipeline.training.hardware.precision import choose_precision
 from pipeline.training.loop import train
-from pipeline.training.machine import choose_device, choose_precision
 from pipeline.training.views import make_views
 
 BATCH_SIZE = 256

@@ -43,6 +43,10 @@ class Conv4(nn.Module):
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
+    def stages_in_order(self) -> list[nn.Module]:
+        """The four convolutions, and the dense layer."""
+        return [*self.convolutions[::2], self.dense]
+
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
         if (height, width) != (self.image_size, self.image_size):

@@ -46,6 +46,16 @@ class Objective(nn.Module, ABC):
             ValueError: the method has no loss for so many views.
         """
 
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """What learns, by how fast: the `backbone`, the `head`, and what has a `constant` learning rate."""
+        part_of = {id(weight): "backbone" for weight in self.backbone.parameters()}
+        part_of |= {id(weight): "constant" for weight in self.constant_lr_parameters()}
+        parts: dict[str, list[nn.Parameter]] = {"backbone": [], "head": [], "constant": []}
+        for weight in self.parameters():
+            if weight.requires_grad:  # not what is frozen (models/frozen.py)
+                parts[part_of.get(id(weight), "head")].append(weight)
+        return parts
+
     def constant_lr_parameters(self) -> list[nn.Parameter]:
         """Those whose learning rate stays `constant_lr_factor` times the peak; none for most methods."""
         return []

@@ -1,6 +1,7 @@
 """ResNet-10 to -50, with the published stem or one for small images."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -45,12 +46,18 @@ class ResNet(nn.Module):
                 blocks.append(block(in_channels, width * 2**stage, stride))
                 in_channels = width * 2**stage * block.expansion
             stage_ends.append((len(blocks) - 1, in_channels))
+        self._stage_ends = [last + 1 for last, _ in stage_ends]
         kept = stage_ends[-1:] if features == "last" else stage_ends
         self.kept_blocks = [index for index, _ in kept]
         self.pool = quadrant_means if features == "quadrants" else mean
         self.feature_dim = sum(channels for _, channels in kept) * (4 if features == "quadrants" else 1)
         self.blocks = nn.Sequential(*blocks)
         init_convolutions(self)
+
+    def stages_in_order(self) -> list[nn.Module]:
+        """The stem, and the four stages."""
+        starts = [0, *self._stage_ends]
+        return [self.stem, *(self.blocks[first:end] for first, end in pairwise(starts))]
 
     def forward(self, images: Tensor) -> Tensor:
         # in the end [B, C, H/32, W/32]; H/8 and W/8 after the small stem, H/16 and W/16 after the patch stem

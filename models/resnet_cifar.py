@@ -21,11 +21,16 @@ class ResNetCifar(nn.Module):
     def __init__(self, blocks_per_stage: int, width: int) -> None:
         super().__init__()
         self.feature_dim = 4 * width
+        self._blocks_per_stage = blocks_per_stage
         self.stem = nn.Sequential(
             nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )
         self.blocks = nn.Sequential(*[BasicBlock(*shape) for shape in _shapes(blocks_per_stage, width)])
         init_convolutions(self)
+
+    def stages_in_order(self) -> list[nn.Module]:
+        """The stem, and the three stages."""
+        return [self.stem, *_stages(self.blocks, self._blocks_per_stage)]
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.blocks(self.stem(images))  # [B, D, H/4, W/4]
@@ -41,6 +46,7 @@ class ResNetCifarV2(nn.Module):
     def __init__(self, blocks_per_stage: int, width: int) -> None:
         super().__init__()
         self.feature_dim = 4 * width
+        self._blocks_per_stage = blocks_per_stage
         self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.blocks = nn.Sequential(
             *[
@@ -52,9 +58,17 @@ class ResNetCifarV2(nn.Module):
         self.norm = nn.BatchNorm2d(self.feature_dim)
         init_convolutions(self)
 
+    def stages_in_order(self) -> list[nn.Module]:
+        """The stem, the three stages, and the norm behind them."""
+        return [self.stem, *_stages(self.blocks, self._blocks_per_stage), self.norm]
+
     def forward(self, images: Tensor) -> Tensor:
         features = F.relu_(self.norm(self.blocks(self.stem(images))))  # [B, D, H/4, W/4]
         return features.mean(dim=(2, 3))  # [B, D]
+
+
+def _stages(blocks: nn.Sequential, blocks_per_stage: int) -> list[nn.Module]:
+    return [blocks[first : first + blocks_per_stage] for first in range(0, len(blocks), blocks_per_stage)]
 
 
 def _shapes(blocks_per_stage: int, width: int) -> list[tuple[int, int, int]]:

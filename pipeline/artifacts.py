@@ -38,6 +38,11 @@ class Artifacts:
         return self.root / "source.json"
 
     @property
+    def weights(self) -> Path:
+        """The hash of what the training begins with."""
+        return self.root / "weights.json"
+
+    @property
     def rejected(self) -> Path:
         """What could not be read, where it was so much that stage fetch stopped."""
         return self.root / "rejected.csv"
@@ -63,8 +68,8 @@ class Artifacts:
         return self.pretrain / "backbone.safetensors"
 
     @property
-    def untrained_backbone(self) -> Path:
-        return self.pretrain / "untrained.safetensors"
+    def start_backbone(self) -> Path:
+        return self.pretrain / "start.safetensors"
 
     @property
     def encoders(self) -> Path:
@@ -75,16 +80,16 @@ class Artifacts:
         return self.encoders / "encoder.onnx"
 
     @property
-    def untrained_encoder(self) -> Path:
-        return self.encoders / "untrained.onnx"
+    def start_encoder(self) -> Path:
+        return self.encoders / "start.onnx"
 
     @property
     def embeddings(self) -> Path:
         return self.root / "embeddings"
 
     @property
-    def untrained_embeddings(self) -> Path:
-        return self.embeddings / "untrained"
+    def start_embeddings(self) -> Path:
+        return self.embeddings / "start"
 
     @property
     def embeddings_card(self) -> Path:
@@ -94,6 +99,15 @@ class Artifacts:
     def index(self) -> Path:
         """The folder; what lies in it is pipeline/search/index_folder.py's."""
         return self.root / "index"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.root / "evaluation"
+
+    @property
+    def outcomes(self) -> Path:
+        """What every protocol said of every test image."""
+        return self.evaluation / "outcomes.parquet"
 
     def metrics(self, stage: str) -> Path:
         return self.root / "metrics" / f"{stage}.json"
@@ -110,13 +124,13 @@ class Artifacts:
         """Memory-mapped pixels of a split, uint8 [N, H, W, 3]."""
         return read_array(self.images / f"{split}.npy", made_by="fetch")
 
-    def read_embeddings(self, split: str, *, untrained: bool = False) -> NDArray[np.float32]:
+    def read_embeddings(self, split: str, *, of_start: bool = False) -> NDArray[np.float32]:
         """Memory-mapped embeddings of a split, float32 [N, D], L2-normalised.
 
-        Of the untrained network there are those of the scored images alone: N is the number of
+        Of the start there are those of the scored images alone: N is the number of
         `pipeline.evaluation.scored.Scored.features_of`.
         """
-        folder = self.untrained_embeddings if untrained else self.embeddings
+        folder = self.start_embeddings if of_start else self.embeddings
         return read_array(folder / f"{split}.npy", made_by="embed")
 
     def check_embeddings(self) -> None:
@@ -148,9 +162,12 @@ class Artifacts:
 def stages_under_way(data: Artifacts | None = None) -> list[tuple[Path, int]]:
     """What a stage is writing now, and the processes that do."""
     data = data or Artifacts()
-    folders = (data.images, data.pretrain, data.encoders, data.embeddings, data.index)
-    files = (data.source, data.metrics("evaluate"))
-    return [(path, process) for path in (*folders, *files) if (process := writer(path)) is not None]
+    folders = (data.images, data.pretrain, data.encoders, data.embeddings, data.index, data.evaluation)
+    return [
+        (path, process)
+        for path in (data.source, data.weights, *folders)
+        if (process := writer(path)) is not None
+    ]
 
 
 class Stacked:

@@ -16,6 +16,10 @@ class UserError(ValueError):
     """A person's mistake. The message says what, where, the rule and the mend; exit code 2."""
 
 
+class NotFiniteError(UserError):
+    """A training's loss or features are no longer numbers: its learning rate is too high."""
+
+
 class MachineError(RuntimeError):
     """The machine cannot do what was asked (no GPU, disk full, no network); exit code 1."""
 

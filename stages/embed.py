@@ -1,4 +1,4 @@
-"""DVC stage `embed`: every image through the encoder, and through the untrained one where it is scored."""
+"""DVC stage `embed`: every image through the encoder, and through the start where that is scored."""
 
 import time
 
@@ -11,8 +11,8 @@ from pipeline.encoder.embed import embed_to_file
 from pipeline.encoder.runtime import Encoder
 from pipeline.errors import plain_errors
 from pipeline.evaluation.scored import scored_images
-from pipeline.params.loaded import Loaded
 from pipeline.params.reader import load_params
+from pipeline.provenance.loaded import Loaded
 
 
 def main() -> None:
@@ -20,12 +20,14 @@ def main() -> None:
     params = load_params().embed
     data = Artifacts()
     encoder = Encoder.open(data.encoder, params.device)
-    untrained = Encoder.open(data.untrained_encoder, params.device)
+    start = Encoder.open(data.start_encoder, params.device)
+    starts_apart = start.sha256 != encoder.sha256  # else one network, embedded once
     print(f"onnxruntime runs on {encoder.provider}")
     scored = scored_images(data.read_manifest())
     num_images, seconds = 0, 0.0
     with atomic_folder(data.embeddings, loaded.check) as folder:
-        (folder / data.untrained_embeddings.name).mkdir()
+        if starts_apart:
+            (folder / data.start_embeddings.name).mkdir()
         for split in data.splits():
             images = data.read_images(split)
             started = time.perf_counter()
@@ -35,10 +37,10 @@ def main() -> None:
             seconds += time.perf_counter() - started
             num_images += len(images)
             rows = scored.features_of(split)
-            if len(rows):
-                path = folder / data.untrained_embeddings.name / path.name
-                what = f"embed {split}, untrained"
-                embed_to_file(untrained, images, rows, params.batch_size, path, what)
+            if len(rows) and starts_apart:
+                path = folder / data.start_embeddings.name / path.name
+                what = f"embed {split}, start"
+                embed_to_file(start, images, rows, params.batch_size, path, what)
         write_json(
             folder / data.embeddings_card.name,
             {data.encoder.name: encoder.sha256, data.manifest.name: sha256_of(data.manifest)},

@@ -1,5 +1,7 @@
-"""DVC stage `export`: the backbone, trained and untrained, to data/encoder/."""
+"""DVC stage `export`: the backbone and the start that it began from, to data/encoder/."""
 
+import filecmp
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +17,8 @@ from pipeline.encoder.runtime import Encoder
 from pipeline.errors import plain_errors
 from pipeline.images import INTERPOLATION, RESIZE_RULE
 from pipeline.params.export import Export
-from pipeline.params.loaded import Loaded
 from pipeline.params.reader import load_params
+from pipeline.provenance.loaded import Loaded
 
 
 def export(backbone: Path, encoder: Path, params: Export) -> Parity:
@@ -47,8 +49,11 @@ def main() -> None:
     data = Artifacts()
     started = time.perf_counter()
     with atomic_folder(data.encoders, loaded.check) as folder:
-        export(data.untrained_backbone, folder / data.untrained_encoder.name, params)
         parity = export(data.backbone, folder / data.encoder.name, params)
+        if filecmp.cmp(data.backbone, data.start_backbone, shallow=False):  # the encoder is the start
+            shutil.copy(folder / data.encoder.name, folder / data.start_encoder.name)
+        else:
+            export(data.start_backbone, folder / data.start_encoder.name, params)
     write_json(data.metrics("export"), {"opset": OPSET} | asdict(parity))
     write_json(
         data.speed("export"),

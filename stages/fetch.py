@@ -11,9 +11,9 @@ from pipeline.collection.known import known_images, note_decoded
 from pipeline.collection.manifest import write_manifest, write_rejected
 from pipeline.collection.sources.table import SOURCES
 from pipeline.errors import UserError, plain_errors
-from pipeline.params.loaded import Loaded
 from pipeline.params.pretrain_backbone import check_network
 from pipeline.params.reader import load_params
+from pipeline.provenance.loaded import Loaded
 
 DECODED = SCRATCH / "decoded.json"  # which arrays this stage wrote last
 

@@ -5,8 +5,8 @@ import faiss
 from pipeline.artifacts import Artifacts, sha256_of, write_json
 from pipeline.atomic import atomic_folder
 from pipeline.errors import plain_errors
-from pipeline.params.loaded import Loaded
 from pipeline.params.reader import load_params
+from pipeline.provenance.loaded import Loaded
 from pipeline.search.index import make_index
 from pipeline.search.index_folder import IndexFolder
 

@@ -14,17 +14,20 @@ from safetensors.torch import save
 from pipeline.artifacts import SCRATCH, Artifacts, Stacked, write_json, write_tsv
 from pipeline.atomic import atomic_folder
 from pipeline.errors import UserError, plain_errors
-from pipeline.params.loaded import Loaded
 from pipeline.params.pretrain import Pretrain
 from pipeline.params.reader import load_params
 from pipeline.pictures import write_picture
+from pipeline.provenance.loaded import Loaded
+from pipeline.provenance.recorded import recorded_outputs
 from pipeline.training.display.live import LivePlots
 from pipeline.training.display.views_picture import draw_views
 from pipeline.training.guards import check_scoring, machine_errors
-from pipeline.training.loop import TrainingRun, train
+from pipeline.training.loop import train
 from pipeline.training.resuming.checkpoint import Checkpoints
-from pipeline.training.resuming.kept_runs import folder_md5, prune, recorded_outputs
+from pipeline.training.resuming.kept_runs import folder_md5, prune
 from pipeline.training.resuming.run_key import run_name
+from pipeline.training.run import TrainingRun
+from pipeline.training.start import check_start
 
 LIVE = SCRATCH / "live"  # what a person looks at while it runs
 CHECKPOINTS = SCRATCH / "checkpoints"
@@ -37,20 +40,20 @@ def main() -> None:
     check_scoring(load_params(), data.read_manifest())
     collection = data.read_collection()
     images, labels = read_splits(data, params)
+    weights_sha256 = check_start(params.backbone, data)
     with atomic_folder(data.pretrain, loaded.check) as folder:
-        checkpoints = open_checkpoints(run_name(params, collection, labels))
+        checkpoints = open_checkpoints(run_name(params, collection, labels, weights_sha256))
         started = time.perf_counter()
         with LivePlots(LIVE, tensorboard=params.tensorboard) as plots, machine_errors(params):
             write_picture(draw_views(images, params), LIVE / "views.png")
             run = train(images, labels, params, checkpoints, plots.show)
         seconds = time.perf_counter() - started
         # one key: safetensors writes several in an order that changes from run to run
-        metadata = {"lookalike": json.dumps(card_of(run, params, collection))}
+        metadata = {"lookalike": json.dumps(card_of(run, params, collection, weights_sha256))}
         (folder / data.backbone.name).write_bytes(save(run.backbone, metadata))
-        (folder / data.untrained_backbone.name).write_bytes(save(run.untrained, metadata))
+        (folder / data.start_backbone.name).write_bytes(save(run.start, metadata))
         write_tsv(folder / "history.tsv", run.history)
-    last = {name: value for name, value in run.history[-1].items() if math.isfinite(value)}
-    write_json(data.metrics("pretrain"), last)
+    write_json(data.metrics("pretrain"), figures_of(run))
     write_json(
         data.speed("pretrain"),
         {
@@ -100,16 +103,26 @@ def open_checkpoints(name: str) -> Checkpoints:
     return checkpoints
 
 
-def card_of(run: TrainingRun, params: Pretrain, collection: dict[str, Any]) -> dict[str, Any]:
+def figures_of(run: TrainingRun) -> dict[str, float]:
+    """The last epoch, which one was kept, and what the held-out kNN gained from the start to the last."""
+    last = {name: value for name, value in run.history[-1].items() if math.isfinite(value)}
+    gain = {} if run.gain is None else run.gain.figures("knn_gain")
+    return last | {"kept_epoch": run.kept_epoch} | gain
+
+
+def card_of(
+    run: TrainingRun, params: Pretrain, collection: dict[str, Any], weights_sha256: str | None
+) -> dict[str, Any]:
     """What the encoder will say of itself."""
     return {
         "method": params.method,
-        "backbone": params.backbone.model_dump(),
+        "backbone": params.backbone.architecture(),
         "feature_dim": run.feature_dim,
         "image_size": collection["image_size"],
         "mean": run.statistics.mean,
         "std": run.statistics.std,
         "collection": collection["name"],
+        "weights_sha256": weights_sha256,
         "params_sha256": hashlib.sha256(params.learned()).hexdigest(),
         "data_sha256": collection["sha256"],
     }

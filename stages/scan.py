@@ -7,8 +7,8 @@ from pipeline.atomic import lock
 from pipeline.collection.absent import is_absent_and_recorded
 from pipeline.collection.sources.fingerprint import fingerprint
 from pipeline.errors import plain_errors
-from pipeline.params.loaded import Loaded
 from pipeline.params.reader import load_params
+from pipeline.provenance.loaded import Loaded
 
 
 def main() -> None:

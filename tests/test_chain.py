@@ -97,7 +97,7 @@ def test_fetch_writes_the_collection_that_its_manifest_lists(small_chain: Path) 
     assert (data.images / "rejected.csv").read_text().splitlines() == ["source,reason"]
 
 
-def test_pretrain_records_every_epoch_from_the_untrained_network_on(small_chain: Path) -> None:
+def test_pretrain_records_every_epoch_from_the_start_on(small_chain: Path) -> None:
     history = pd.read_csv(small_chain / "data/pretrain/history.tsv", sep="\t")
     assert history["epoch"].tolist() == list(range(SMALL_RUN["pretrain.epochs"] + 1))  # type: ignore[operator]
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
@@ -111,7 +111,7 @@ def test_export_meets_the_contract_of_parity(small_chain: Path) -> None:
     assert metrics["max_abs_difference"] <= 1e-5
     assert metrics["min_cosine"] >= 0.99999
     names = {path.name for path in (small_chain / "data/encoder").iterdir()}
-    assert names == {"encoder.onnx", "untrained.onnx"}
+    assert names == {"encoder.onnx", "start.onnx"}
 
 
 def test_the_encoder_carries_where_it_comes_from(small_chain: Path) -> None:
@@ -137,17 +137,17 @@ def test_embeddings_are_normalised_and_trained_ones_differ(small_chain: Path) ->
         assert embeddings.dtype == np.float32
         assert embeddings.shape == (len(data.read_images(split)), 64)
         np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
-        assert not np.allclose(embeddings, data.read_embeddings(split, untrained=True), atol=0.01)
+        assert not np.allclose(embeddings, data.read_embeddings(split, of_start=True), atol=0.01)
 
 
 def test_evaluate_scores_three_subjects_by_every_protocol(small_chain: Path) -> None:
     scores = json.loads((small_chain / "data/metrics/evaluate.json").read_text())
     about_labels = {"majority_share", "num_classes_only_in_test", "num_classes_only_in_train"}
-    assert set(scores) == about_labels | {"encoder", "untrained", "pixels"}
+    assert set(scores) == about_labels | {"encoder", "start", "pixels"}
     assert scores["majority_share"] == 0.1
     of_classes = {"top1", "top5", "balanced_accuracy"}
     few = {"mean", "std", "balanced_accuracy", "converged"}
-    for subject in ("encoder", "untrained", "pixels"):
+    for subject in ("encoder", "start", "pixels"):
         assert {protocol: set(figures) for protocol, figures in scores[subject].items()} == {
             "knn": of_classes | {"recall"},
             "linear": of_classes | {"recall", "C", "iterations", "converged"},
@@ -158,7 +158,7 @@ def test_evaluate_scores_three_subjects_by_every_protocol(small_chain: Path) -> 
         }
         assert list(scores[subject]["knn"]["recall"]) == [str(digit) for digit in range(10)]
     # one epoch on small views is enough to be better than nothing
-    assert scores["encoder"]["knn"]["top1"] > scores["untrained"]["knn"]["top1"] + 0.05
+    assert scores["encoder"]["knn"]["top1"] > scores["start"]["knn"]["top1"] + 0.05
     # digits: cosine kNN of pixels is 0.936 on this split
     assert scores["pixels"]["knn"]["top1"] == pytest.approx(0.936, abs=0.02)
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from pipeline.params.reader import Params
-from pipeline.provenance import WITHOUT_EFFECT, why_without_effect
+from pipeline.provenance.code import WITHOUT_EFFECT, why_without_effect
 from tests.conftest import ROOT
 
 STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]

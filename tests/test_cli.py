@@ -136,7 +136,7 @@ def test_an_unknown_device_is_one_line(small_chain: Path, digit: Path) -> None:
 
 def test_an_index_of_another_encoder_is_one_line(chain_copy: Path, digit: Path) -> None:
     data = Artifacts(chain_copy / "data")
-    shutil.copy(data.untrained_encoder, data.index / "encoder.onnx")
+    shutil.copy(data.start_encoder, data.index / "encoder.onnx")
     line = fails(2, "lookalike", "query", str(digit), cwd=chain_copy)
     assert line.startswith("data/index/encoder.onnx: is ")
     assert line.endswith(

@@ -155,7 +155,7 @@ def test_an_experiment_on_a_folder_without_classes_runs_and_says_what_it_leaves_
         assert set(scores.pop("left_out")) == {"knn", "linear", "linear_1pct", "linear_10pct", "retrieval"}
         assert {subject: set(of_subject) for subject, of_subject in scores.items()} == {
             "encoder": {"spread"},
-            "untrained": {"spread"},
+            "start": {"spread"},
             "pixels": {"spread"},
         }
         assert "knn_top1" not in json.loads(data.metrics("pretrain").read_text())

@@ -27,7 +27,7 @@ def clouds(num_each: int, spread: float, seed: int, num_classes: int = 4) -> Lab
 
 
 def test_clouds_apart_are_told_apart_by_every_protocol(params: Params) -> None:
-    scores = evaluate(
+    scores, _ = evaluate(
         clouds(300, 0.05, seed=0, num_classes=6),
         clouds(50, 0.05, seed=1, num_classes=6),
         NAMES,
@@ -50,7 +50,7 @@ def test_clouds_apart_are_told_apart_by_every_protocol(params: Params) -> None:
 
 def test_noise_scores_chance(params: Params) -> None:
     train, test = clouds(300, 100.0, seed=0), clouds(250, 100.0, seed=1)
-    scores = evaluate(train, test, NAMES, params.evaluate, CPU)
+    scores, _ = evaluate(train, test, NAMES, params.evaluate, CPU)
     # a quarter, with a standard error of 0.014 over 1,000 test points
     assert scores["knn"]["top1"] == pytest.approx(0.25, abs=0.06)
     assert scores["linear"]["top1"] == pytest.approx(0.25, abs=0.06)
@@ -62,7 +62,7 @@ def test_noise_scores_chance(params: Params) -> None:
 def test_of_five_classes_no_first_five_are_scored(params: Params) -> None:
     for num_classes, is_scored in ((5, False), (6, True)):
         train, test = (clouds(60, 0.5, seed, num_classes=num_classes) for seed in (0, 1))
-        scores = evaluate(train, test, NAMES, params.evaluate, CPU)
+        scores, _ = evaluate(train, test, NAMES, params.evaluate, CPU)
         for protocol in ("knn", "linear", "retrieval"):
             assert ("top5" in scores[protocol]) is is_scored
 
@@ -72,7 +72,7 @@ def test_many_of_one_class_do_not_look_good(params: Params) -> None:
     rng = np.random.default_rng(0)
     labels = np.array([0] * 995 + [1] * 5)
     train, test = (Labelled(rng.standard_normal((1000, 8)).astype(np.float32), labels) for _ in range(2))
-    scores = evaluate(train, test, NAMES, params.evaluate, CPU)
+    scores, _ = evaluate(train, test, NAMES, params.evaluate, CPU)
     for protocol in ("knn", "linear"):
         assert scores[protocol]["top1"] == pytest.approx(0.995, abs=0.002)
         assert scores[protocol]["balanced_accuracy"] == pytest.approx(0.5, abs=0.002)
@@ -100,7 +100,7 @@ def test_top5_is_left_out_where_five_answers_are_all_that_there_are(params: Para
     """A sixth class that no training image is of is never answered: the first five are always all."""
     rng = np.random.default_rng(0)
     train, test = np.repeat(np.arange(5), 40), np.repeat(np.arange(6), 5)
-    scores = evaluate(
+    scores, _ = evaluate(
         Labelled(rng.standard_normal((200, 8), dtype=np.float32), train),
         Labelled(rng.standard_normal((30, 8), dtype=np.float32), test),
         [*"abcdef"],
@@ -119,10 +119,10 @@ def test_knn_on_points_made_by_hand() -> None:
 
     train = Labelled(points(0, 10, 60, 62, 64), np.array([0, 0, 1, 1, 1]))
     test = Labelled(points(5, 30), np.array([0, 0]))
-    nearest_one = score_knn(train, test, ["a", "b"], Knn(k=1, temperature=0.1), CPU)
+    nearest_one, _ = score_knn(train, test, ["a", "b"], Knn(k=1, temperature=0.1), CPU)
     assert nearest_one["top1"] == 1.0
     # with all five and no weights to speak of, the three of class 1 outvote the two
-    assert score_knn(train, test, ["a", "b"], Knn(k=5, temperature=1000.0), CPU)["top1"] == 0.0
+    assert score_knn(train, test, ["a", "b"], Knn(k=5, temperature=1000.0), CPU)[0]["top1"] == 0.0
     with pytest.raises(UserError, match=r"evaluate\.knn\.k: 6 should be at most 5, the labelled images"):
         score_knn(train, test, ["a", "b"], Knn(k=6, temperature=0.1), CPU)
 
@@ -143,7 +143,7 @@ def test_retrieval_is_that_of_slow_loops() -> None:
                 hits += 1
                 total += hits / rank
         average_precisions.append(total / hits)
-    scores = score_retrieval(train, test, Retrieval(num_queries=1000, seed=0), CPU)
+    scores, _, _ = score_retrieval(train, test, Retrieval(num_queries=1000, seed=0), CPU)
     assert [scores["top1"], scores["top5"]] == pytest.approx(np.mean(nearest, axis=0))
     assert 0 < scores["top1"] < scores["top5"] < 1  # type: ignore[operator]
     assert scores["precision_at_10"] == pytest.approx(np.mean(precisions))
@@ -154,7 +154,7 @@ def test_a_query_does_not_find_itself() -> None:
     # one image of each class in test, none like it anywhere but itself
     train = Labelled(np.eye(3, dtype=np.float32), np.array([0, 1, 2]))
     test = Labelled(-np.eye(3, dtype=np.float32), np.array([0, 1, 2]))
-    assert score_retrieval(train, test, Retrieval(num_queries=3, seed=0), CPU)["map"] < 0.5  # type: ignore[operator]
+    assert score_retrieval(train, test, Retrieval(num_queries=3, seed=0), CPU)[0]["map"] < 0.5  # type: ignore[operator]
 
 
 def test_average_precision_is_scikit_learns() -> None:
@@ -168,6 +168,6 @@ def test_average_precision_is_scikit_learns() -> None:
 def test_retrieval_in_blocks_is_that_of_one(block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = clouds(10, 0.7, seed=0), clouds(5, 0.7, seed=1)
     asked = Retrieval(num_queries=1000, seed=0)
-    whole = score_retrieval(train, test, asked, CPU)
+    whole, _, _ = score_retrieval(train, test, asked, CPU)
     monkeypatch.setattr(retrieval, "_BLOCK_BYTES", block_bytes)
-    assert score_retrieval(train, test, asked, CPU) == whole
+    assert score_retrieval(train, test, asked, CPU)[0] == whole

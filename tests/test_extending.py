@@ -54,6 +54,6 @@ def test_the_page_adds_a_method_a_source_and_a_backbone_that_run(tmp_path: Path)
     change_params(copy / "params.yaml", SMALL_RUN | ADDED)
     run("python", "-c", CHAIN, cwd=copy)
     history = (copy / "data/pretrain/history.tsv").read_text().splitlines()
-    assert len(history) == 3  # the header, the untrained network and one epoch
+    assert len(history) == 3  # the header, the start and one epoch
     assert json.loads((copy / "data/metrics/fetch.json").read_text())["num_classes"] == 10
     assert json.loads((copy / "data/metrics/export.json").read_text())["min_cosine"] >= 0.99999

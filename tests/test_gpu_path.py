@@ -56,7 +56,7 @@ def test_views_forward_loss_and_step_stay_on_the_gpu(method: str, backbone_name:
     with CUDA:  # the modules are made there: fake tensors cannot be moved
         backbone = build_backbone(backbone_name, width=4, image_size=32)
         objective = METHODS[method](backbone.module, backbone.feature_dim, **section)
-    optimizer = build_optimizer(objective, objective.constant_lr_parameters(), params.pretrain.optimizer)
+    optimizer = build_optimizer(objective.parts(), params.pretrain.optimizer)
     batch = torch.zeros(16, 32, 32, 3, dtype=torch.uint8, device=CUDA)
     labels = torch.zeros(16, dtype=torch.int64, device=CUDA)
     half = torch.full((3, 1, 1), 0.5, device=CUDA)

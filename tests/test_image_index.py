@@ -113,7 +113,7 @@ def test_a_collection_that_changed_meanwhile_changes_no_answer(chain_copy: Path)
     reversed_ = data.read_manifest().iloc[::-1].reset_index(drop=True)
     reversed_["id"] = np.arange(5000)
     reversed_.to_parquet(data.manifest)
-    shutil.copy(data.untrained_encoder, data.encoder)
+    shutil.copy(data.start_encoder, data.encoder)
     index = ImageIndex.open(data.index)
     pd.testing.assert_frame_equal(index.search(np.array(data.read_images("test")[7])), before)
     with pytest.raises(UserError, match=r"its pictures are not those of the index: run 'dvc repro index'"):
@@ -125,7 +125,7 @@ def test_embeddings_of_another_encoder_or_of_other_images_are_not_indexed(chain_
     data = Artifacts(chain_copy / "data")
     before = {name: (data.index / name).read_bytes() for name in FILES}
     original = data.encoder.read_bytes()
-    shutil.copy(data.untrained_encoder, data.encoder)
+    shutil.copy(data.start_encoder, data.encoder)
     line = fails(2, "index", cwd=chain_copy)
     assert line.startswith("data/embeddings: were made with data/encoder/encoder.onnx ")
     assert line.endswith(": run 'dvc repro embed'")

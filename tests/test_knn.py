@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from pipeline.errors import UserError
 from pipeline.evaluation import knn as module
-from pipeline.evaluation.knn import class_ranks, knn_ranks, knn_votes, nearest, normalize
+from pipeline.evaluation.knn import answers_of, knn_answers, knn_votes, nearest, normalize
 
 CPU = torch.device("cpu")
 
@@ -74,9 +74,9 @@ def test_a_tiny_temperature_does_not_overflow() -> None:
 def test_ranks_on_a_table_made_by_hand() -> None:
     scores = np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2], [0.2, 0.3, 0.5], [0.4, 0.4, 0.4], [0.4, 0.4, 0.4]])
     labels = np.array([1, 1, 0, 0, 2])
-    np.testing.assert_array_equal(class_ranks(scores, labels), [0, 1, 2, 0, 2])
+    np.testing.assert_array_equal(answers_of(scores, labels).ranks, [0, 1, 2, 0, 2])
     # a class that has no column is behind all of them
-    np.testing.assert_array_equal(class_ranks(scores[:1], np.array([-1])), [3])
+    np.testing.assert_array_equal(answers_of(scores[:1], np.array([-1])).ranks, [3])
 
 
 def test_no_class_without_a_vote_is_among_the_five_best() -> None:
@@ -84,9 +84,9 @@ def test_no_class_without_a_vote_is_among_the_five_best() -> None:
     bank = np.eye(9, dtype=np.float32) + 1
     labels = np.array([0, 2, 2, 3, 4, 5, 6, 7, 8])
     query = bank[:3].mean(axis=0, keepdims=True)
-    ranks = knn_ranks(query, np.array([1]), bank, labels, num_classes=9, k=3, temperature=0.07, device=CPU)
-    assert ranks[0] >= 5
-    assert (
-        knn_ranks(query, np.array([0]), bank, labels, num_classes=9, k=3, temperature=0.07, device=CPU)[0]
-        == 1
-    )
+    for label, rank in ((1, 9), (0, 1)):
+        answers = knn_answers(
+            query, np.array([label]), bank, labels, num_classes=9, k=3, temperature=0.07, device=CPU
+        )
+        assert answers.ranks[0] == rank
+        assert answers.predicted[0] == 2  # two of the three

@@ -13,10 +13,10 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.evaluation import logistic
-from pipeline.evaluation.draws import split_stratified
 from pipeline.evaluation.labelled import Labelled
-from pipeline.evaluation.linear_probe import score_few_labels, score_linear
-from pipeline.evaluation.logistic import fit_logistic
+from pipeline.evaluation.probes.draws import split_stratified
+from pipeline.evaluation.probes.linear_probe import score_few_labels, score_linear
+from pipeline.evaluation.probes.logistic import fit_logistic
 from pipeline.params.evaluate import LinearProbe
 from tests.test_evaluate import clouds
 
@@ -85,9 +85,9 @@ def test_a_fit_that_is_not_done_says_so() -> None:
     assert not cut.converged[0, 1]
     assert (whole.iterations > 0).all()
     train, test = clouds(100, 0.6, seed=0), clouds(100, 0.6, seed=1)
-    assert score_linear(train, test, NAMES, LINEAR, CPU)["converged"] is True
+    assert score_linear(train, test, NAMES, LINEAR, CPU)[0]["converged"] is True
     short = LINEAR.model_copy(update={"max_iterations": 2})
-    assert score_linear(train, test, NAMES, short, CPU)["converged"] is False
+    assert score_linear(train, test, NAMES, short, CPU)[0]["converged"] is False
     assert score_few_labels(train, test, 0.1, short, CPU)["converged"] is False
 
 
@@ -96,7 +96,7 @@ def test_the_probe_is_scikit_learns_on_standardised_features() -> None:
     params = LINEAR.model_copy(update={"C": (0.1,)})
     expected = top1(train, test, 0.1)
     assert 0.5 < expected < 0.99  # else the comparison would say nothing
-    assert score_linear(train, test, NAMES, params, CPU)["top1"] == pytest.approx(expected, abs=0.003)
+    assert score_linear(train, test, NAMES, params, CPU)[0]["top1"] == pytest.approx(expected, abs=0.003)
 
 
 def weak_features(num_images: int, seed: int) -> Labelled:
@@ -130,7 +130,7 @@ def test_the_strength_is_the_best_on_the_validation_part_be_it_the_larger_or_not
     accuracies = {C: top1(*parts, C) for C in strengths}
     (other,) = set(strengths) - {best}
     assert accuracies[other] < accuracies[best] - 0.03  # else the choice would say nothing
-    found = score_linear(train, test, ["a", "b"], params, CPU)
+    found, _ = score_linear(train, test, ["a", "b"], params, CPU)
     assert found["C"] == best
     assert found["top1"] == pytest.approx(top1(train, test, best), abs=0.005)
 
@@ -138,21 +138,21 @@ def test_the_strength_is_the_best_on_the_validation_part_be_it_the_larger_or_not
 def test_of_equals_the_strongest_regularisation_is_taken() -> None:
     train, test = clouds(50, 0.01, seed=0), clouds(20, 0.01, seed=1)
     params = LINEAR.model_copy(update={"C": (1.0, 0.1, 10.0)})
-    assert score_linear(train, test, NAMES, params, CPU)["C"] == 0.1
+    assert score_linear(train, test, NAMES, params, CPU)[0]["C"] == 0.1
 
 
 def test_the_test_set_does_not_choose_the_regularisation() -> None:
     train, test = clouds(100, 0.6, seed=0), clouds(100, 0.6, seed=1)
     # turning the test labels round turns the scores round, and not the choice
     turned = Labelled(test.features, (test.labels + 1) % 4)
-    found, of_turned = (score_linear(train, part, NAMES, LINEAR, CPU) for part in (test, turned))
+    found, of_turned = (score_linear(train, part, NAMES, LINEAR, CPU)[0] for part in (test, turned))
     assert found["C"] == of_turned["C"]
     assert found["top1"] != of_turned["top1"]
 
 
 def test_a_class_that_training_never_saw_is_a_miss() -> None:
     train, test = clouds(30, 0.05, seed=0, num_classes=3), clouds(30, 0.05, seed=1, num_classes=4)
-    found = score_linear(train, test, NAMES, LINEAR, CPU)
+    found, _ = score_linear(train, test, NAMES, LINEAR, CPU)
     assert found["top1"] == pytest.approx(0.75)
     assert found["recall"]["d"] == 0  # type: ignore[index]
 
@@ -203,5 +203,5 @@ def test_scikit_learns_own_stopping_is_no_better_than_ours() -> None:
         warnings.simplefilter("ignore", ConvergenceWarning)
         theirs = LogisticRegression(C=1.0, max_iter=500).fit(scaler.transform(train.features), train.labels)
     expected = theirs.score(scaler.transform(test.features), test.labels)
-    found = score_linear(train, test, [*"abcdefgh"], LINEAR.model_copy(update={"C": (1.0,)}), CPU)
+    found, _ = score_linear(train, test, [*"abcdefgh"], LINEAR.model_copy(update={"C": (1.0,)}), CPU)
     assert found["top1"] == pytest.approx(expected, abs=0.003)

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.params import loaded as module
-from pipeline.params.loaded import Loaded
+from pipeline.provenance.loaded import Loaded
 from tests.conftest import ROOT, change_params
 from tests.processes import run, run_stage, use_every_core
 

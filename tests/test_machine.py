@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pipeline.errors import MachineError
-from pipeline.training.machine import choose_device, choose_precision, make_deterministic
+from pipeline.training.hardware.machine import choose_device, make_deterministic
+from pipeline.training.hardware.precision import choose_precision
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -36,7 +37,7 @@ def test_determinism_does_not_fill_every_new_tensor() -> None:
 FREED_AND_TAKEN_AGAIN = """
 import resource, statistics, sys
 import torch
-from pipeline.training.machine import keep_freed_memory
+from pipeline.training.hardware.machine import keep_freed_memory
 
 mode, size = sys.argv[1], int(sys.argv[2])
 if mode == "keep":

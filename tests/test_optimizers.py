@@ -49,7 +49,9 @@ def test_the_rate_scales_with_the_batch_where_it_is_asked_to(params: Params) -> 
 @pytest.mark.parametrize("name", ["sgd", "lars", "adam", "adamw"])
 def test_biases_and_norms_do_not_decay(params: Params, name: str) -> None:
     backbone = build_backbone("resnet20", width=4, image_size=16).module
-    decayed, others = build_optimizer(backbone, [], chosen(params, name=name)).param_groups
+    decayed, others = build_optimizer(
+        {"backbone": list(backbone.parameters())}, chosen(params, name=name)
+    ).param_groups
     assert decayed["weight_decay"] == params.pretrain.optimizer.weight_decay > 0
     assert others["weight_decay"] == 0
     norms = [m for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
@@ -60,8 +62,9 @@ def test_biases_and_norms_do_not_decay(params: Params, name: str) -> None:
 def test_weights_of_constant_rate_keep_the_peak(params: Params) -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     constant = list(module[1].parameters())
-    optimizer = build_optimizer(module, constant, chosen(params, name="sgd"))
-    set_learning_rate(optimizer, 0.01, 0.3)
+    parts = {"head": list(module[0].parameters()), "constant": constant}
+    optimizer = build_optimizer(parts, chosen(params, name="sgd"))
+    set_learning_rate(optimizer, {"backbone": 0.0, "head": 0.01, "constant": 0.3})
     rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
     assert all(rates[id(weight)] == 0.3 for weight in constant)
     assert all(rates[id(weight)] == 0.01 for weight in module[0].parameters())
@@ -75,7 +78,7 @@ def test_lars_takes_the_papers_step_with_weight_decay_and_without(params: Params
     layer = nn.Linear(5, 3)
     weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
     settings = chosen(params, name="lars", lr=0.4, momentum=0.9, weight_decay=decay, trust_coefficient=0.02)
-    optimizer = build_optimizer(layer, [], settings)
+    optimizer = build_optimizer({"head": list(layer.parameters())}, settings)
     layer(torch.randn(7, 5)).square().sum().backward()
     assert layer.weight.grad is not None
     assert layer.bias.grad is not None

@@ -47,9 +47,19 @@ def test_the_default_params_are_valid_and_frozen(params: Params) -> None:
         ),
         ("pretrain.views.crop.scale.high", 2.0, "pretrain.views.crop: scale.high (2.0) must not be above 1"),
         (
-            "pretrain.optimizer.warmup_epochs",
+            "pretrain.optimizer.head_epochs",
             999,
-            "pretrain: optimizer.warmup_epochs (999.0) must not be above",
+            "pretrain: optimizer.head_epochs (999) must be below epochs",
+        ),
+        (
+            "pretrain.backbone.weights",
+            "w.npz",
+            "pretrain.backbone: weights: 'w.npz' should end in one of .safetensors, .pth, .pt, .bin",
+        ),
+        (
+            "pretrain.backbone.freeze",
+            1,
+            "pretrain.backbone: freeze keeps stages as they are, but the weights are random",
         ),
         ("pretrain.batchsize", 9, "pretrain.batchsize: unknown key, did you mean batch_size?"),
         ("zzz", 1, "zzz: unknown key; known here: dataset, pretrain, export, embed, index, evaluate"),

@@ -205,9 +205,9 @@ def test_a_recipe_mends_values_that_were_wrong(project: Path) -> None:
             "params.yaml with recipe cifar10 and -S: pretrain.epochs: 'many' should be a valid integer",
         ),
         (
-            "cifar10 -S pretrain.epochs=2",
-            "params.yaml with recipe cifar10 and -S: pretrain: optimizer.warmup_epochs (5.0) must not be "
-            "above epochs (2)",
+            "cifar10 -S pretrain.optimizer.head_epochs=300",
+            "params.yaml with recipe cifar10 and -S: pretrain: optimizer.head_epochs (300) must be below "
+            "epochs (100), or the backbone learns nothing",
         ),
         (
             "cifar10 -S dataset.path=[1",

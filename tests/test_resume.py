@@ -21,7 +21,7 @@ from pipeline.training.loop import TrainingRun, train
 from pipeline.training.monitoring.monitor import Watch
 from pipeline.training.resuming.checkpoint import Checkpoints
 from tests.processes import start, wait_until
-from tests.test_training import changed
+from tests.tiny_run import changed
 
 METHODS = ("simclr", "simsiam", "nnclr")
 LABELS = np.tile([0, 1, 2, -1], 20)

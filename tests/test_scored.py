@@ -1,4 +1,4 @@
-"""Which images the untrained network is asked about: those that are scored, and a sample."""
+"""Which images the start is embedded of: those that are scored, and a sample."""
 
 import numpy as np
 import pandas as pd

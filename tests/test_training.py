@@ -20,7 +20,6 @@ from models.backbones import Backbone, build_backbone
 from models.methods import METHODS
 from pipeline.errors import EXIT_FAULT, MachineError, UserError
 from pipeline.params.pretrain import Pretrain
-from pipeline.params.reader import Params
 from pipeline.training import learner, loop
 from pipeline.training.guards import machine_errors
 from pipeline.training.loop import train
@@ -28,53 +27,7 @@ from pipeline.training.pixels import pixel_statistics
 from pipeline.training.resuming.checkpoint import Checkpoints
 from tests.conftest import change_params
 from tests.processes import run_stage, start
-
-
-def changed(params: Params, **changes: Any) -> Pretrain:
-    return changed_run(params.pretrain, **changes)
-
-
-def changed_run(params: Pretrain, **changes: Any) -> Pretrain:
-    values = params.model_dump()
-    for key, value in changes.items():
-        *sections, last = key.split(".")
-        section = values
-        for name in sections:
-            section = section[name]
-        section[last] = value
-    return Pretrain.model_validate(values)
-
-
-@pytest.fixture
-def tiny(params: Params) -> Pretrain:
-    """Two epochs of three steps, in a second, whatever the default run may be."""
-    return changed(
-        params,
-        **{
-            "epochs": 2,
-            "batch_size": 16,
-            "backbone.width": 4,
-            "views.size": 16,
-            "views.color_jitter.p": 0.0,
-            "views.blur.p": 0.0,
-            "optimizer.lr": 0.05,
-            "optimizer.warmup_epochs": 1.0,
-            "monitor.bank_size": 20,
-        },
-    )
-
-
-@pytest.fixture
-def images() -> NDArray[np.uint8]:
-    """Stripes, dots and noise in three classes: something to tell apart."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 60, (60, 16, 16, 3), dtype=np.uint8)
-    images[:20, ::4] += 150
-    images[20:40, :, ::4] += 150
-    return images
-
-
-LABELS = np.repeat(np.arange(3), 20)
+from tests.tiny_run import LABELS, changed_run
 
 
 def test_without_labels_the_history_has_no_knn(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
@@ -84,9 +37,7 @@ def test_without_labels_the_history_has_no_knn(tiny: Pretrain, images: NDArray[n
     assert all(row["effective_rank"] >= 1 for row in run.history)
 
 
-def test_a_run_records_every_epoch_from_the_untrained_network_on(
-    tiny: Pretrain, images: NDArray[np.uint8]
-) -> None:
+def test_a_run_records_every_epoch_from_the_start_on(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
     run = train(images, LABELS, tiny)
     assert [row["epoch"] for row in run.history] == [0, 1, 2]
     assert list(run.history[0]) == [
@@ -119,24 +70,22 @@ def test_labels_watch_and_never_teach(tiny: Pretrain, images: NDArray[np.uint8])
         assert torch.equal(weight, shuffled.backbone[name]), name
 
 
-def test_training_changes_the_weights_and_keeps_the_untrained_ones(
-    tiny: Pretrain, images: NDArray[np.uint8]
-) -> None:
+def test_training_changes_the_weights_and_keeps_the_start(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
     run = train(images, LABELS, tiny)
     torch.manual_seed(tiny.seed)
     fresh = build_backbone("resnet20", width=4, image_size=16).module.state_dict()
-    for name, weight in run.untrained.items():
+    for name, weight in run.start.items():
         assert torch.equal(weight, fresh[name]), name
-    assert not torch.equal(run.backbone["stem.0.weight"], run.untrained["stem.0.weight"])
+    assert not torch.equal(run.backbone["stem.0.weight"], run.start["stem.0.weight"])
 
 
-def test_no_epochs_leave_the_untrained_network(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
+def test_no_epochs_leave_the_start(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
     values = tiny.model_dump() | {"epochs": 0}
     values["optimizer"]["warmup_epochs"] = 0.0
     run = train(images, LABELS, Pretrain.model_validate(values))
     assert len(run.history) == 1
     for name, weight in run.backbone.items():
-        assert torch.equal(weight, run.untrained[name]), name
+        assert torch.equal(weight, run.start[name]), name
 
 
 def test_a_memory_map_trains_as_an_array_does(
@@ -176,9 +125,7 @@ def test_a_predictor_of_constant_rate_has_it_at_every_step(
     tiny: Pretrain, images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates: list[float] = []
-    monkeypatch.setattr(
-        learner, "set_learning_rate", lambda _optimizer, _lr, constant: rates.append(constant)
-    )
+    monkeypatch.setattr(learner, "set_learning_rate", lambda _optimizer, lrs: rates.append(lrs["constant"]))
     simsiam = {"method": "simsiam", "simsiam.lr": 0.02, "simsiam.predictor_lr_factor": 5}
     train(images, np.full(len(images), -1), changed_run(tiny, **simsiam))
     assert rates == [pytest.approx(0.1)] * 6
@@ -244,7 +191,7 @@ def test_an_accumulated_step_is_the_mean_of_its_batches(tiny: Pretrain, images: 
     run = train(images, LABELS, changed_run(tiny, **{"optimizer.accumulate": 3, "epochs": 1}))
     # 54 images to train on are three batches of 16, so one step
     assert len(run.history) == 2
-    assert not torch.equal(run.backbone["stem.0.weight"], run.untrained["stem.0.weight"])
+    assert not torch.equal(run.backbone["stem.0.weight"], run.start["stem.0.weight"])
     with pytest.raises(UserError, match=r"16 times optimizer\.accumulate \(4\) is more than the 54 images"):
         train(images, LABELS, changed_run(tiny, **{"optimizer.accumulate": 4}))
 

@@ -97,7 +97,8 @@ def _device() -> Iterator[Finding]:
     if importlib.util.find_spec("torch") is None:
         return
     from pipeline.encoder.runtime import has_cuda
-    from pipeline.training.machine import choose_device, choose_precision, device_name
+    from pipeline.training.hardware.machine import choose_device, device_name
+    from pipeline.training.hardware.precision import choose_precision
 
     device = choose_device("auto")
     problem = None

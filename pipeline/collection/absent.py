@@ -4,17 +4,13 @@ So it is in a clone that has `dvc pull`ed, and on the machine itself while the d
 not there.
 """
 
-import hashlib
 from pathlib import Path
-from typing import Any
-
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.params.dataset import NEEDS_A_PATH, Dataset
+from pipeline.provenance.recorded import LOCK_FILE, is_recorded
 
 
-def is_absent_and_recorded(params: Dataset, source: Path, lock: Path = Path("dvc.lock")) -> bool:
+def is_absent_and_recorded(params: Dataset, source: Path, lock: Path = LOCK_FILE) -> bool:
     """Whether dvc.lock has the collection as section and source say, and nothing stands at `dataset.path`.
 
     An empty folder is nothing: it may be what a disk is mounted on.
@@ -24,13 +20,9 @@ def is_absent_and_recorded(params: Dataset, source: Path, lock: Path = Path("dvc
         source: what stage `scan` wrote when the photographs were there.
         lock: DVC's.
     """
-    if params.name not in NEEDS_A_PATH or _may_be_there(params.path or "") or not source.exists():
+    if params.name not in NEEDS_A_PATH or _may_be_there(params.path or ""):
         return False
-    fetch = _stage(lock, "fetch")
-    deps = {dep.get("path"): dep.get("md5") for dep in fetch.get("deps", [])}
-    md5 = hashlib.md5(source.read_bytes(), usedforsecurity=False).hexdigest()
-    recorded = fetch.get("params", {}).get("params.yaml", {}).get("dataset")
-    return bool(deps.get(source.as_posix()) == md5 and recorded == params.model_dump())
+    return is_recorded("fetch", "dataset", params, source, lock)
 
 
 def _may_be_there(path: str) -> bool:
@@ -39,11 +31,3 @@ def _may_be_there(path: str) -> bool:
     except RuntimeError:  # nobody's home: a wrong value, and no disk that is elsewhere
         return True
     return place.exists() and not (place.is_dir() and not any(place.iterdir()))
-
-
-def _stage(lock: Path, name: str) -> dict[str, Any]:
-    try:
-        stage = YAML(typ="safe").load(lock)["stages"][name]
-    except (OSError, YAMLError, KeyError, TypeError):
-        return {}
-    return stage if isinstance(stage, dict) else {}

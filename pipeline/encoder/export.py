@@ -69,8 +69,7 @@ def load_backbone(path: Path) -> tuple[PixelEncoder, dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             card = json.loads((file.metadata() or {})["lookalike"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        chosen = card["backbone"] | {"pretrained": False}  # the weights are in this file
-        backbone = build_backbone(**chosen, image_size=card["image_size"]).module
+        backbone = build_backbone(**card["backbone"], image_size=card["image_size"]).module
         backbone.load_state_dict(weights)
     except OSError:
         raise

@@ -16,7 +16,7 @@ def class_figures(
     """Figures of a classifier's answers.
 
     Args:
-        ranks: how many classes it put before the right one, [Q] (`pipeline.evaluation.knn.class_ranks`).
+        ranks: how many classes it put before the right one, [Q] (`pipeline.evaluation.labelled.Answers`).
         labels: the right ones, [Q], at least one.
         class_names: of every class that stands among the labelled images, by label.
         num_known: classes of the images that it learned from: no other is ever an answer.

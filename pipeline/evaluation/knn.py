@@ -1,10 +1,13 @@
 """Weighted k-nearest-neighbour classification: how good a representation is, with nothing trained on it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
+from pipeline.evaluation.labelled import NOTHING, Answers
 
 # Q queries, N bank, D feature, K classes
 
@@ -97,7 +100,7 @@ def knn_votes(
     return votes
 
 
-def knn_ranks(
+def knn_answers(
     queries: NDArray[np.float32],
     labels: NDArray[np.int64],
     bank: NDArray[np.float32],
@@ -107,8 +110,8 @@ def knn_ranks(
     k: int,
     temperature: float,
     device: torch.device,
-) -> NDArray[np.int64]:
-    """Where the class of each query stands among those that its k nearest vote for, [Q] (`class_ranks`).
+) -> Answers:
+    """The classes that the k nearest of each query vote for.
 
     Args:
         queries: [Q, D].
@@ -124,27 +127,32 @@ def knn_ranks(
         UserError: k is larger than the bank.
     """
     similarities, rows = nearest(queries, bank, k, device)
-    ranks = np.empty(len(labels), dtype=np.int64)
+    parts = []
     at_once = max(1, _BLOCK_BYTES // (8 * num_classes))
     for start in range(0, len(labels), at_once):
         chunk = slice(start, start + at_once)
         votes = knn_votes(similarities[chunk], bank_labels[rows[chunk]], num_classes, temperature)
-        ranks[chunk] = class_ranks(votes, labels[chunk])
-    return ranks
+        parts.append(answers_of(votes, labels[chunk]))
+    return joined(parts)
 
 
-def class_ranks(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many classes stand before each row's own: 0 is a right answer, below 5 one among the five best.
+def answers_of(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> Answers:
+    """What scores of classes say, and how far the right one is from the first.
 
     Args:
-        scores: [Q, K]; -inf is no answer at all.
-        labels: [Q]; -1 for a class that has no column.
-
-    Returns:
-        [Q]; of equal scores the smaller class stands first; K for a class without a score.
+        scores: [Q, K]; -inf is no answer at all. Of equal ones the smaller class stands first.
+        labels: the right ones, [Q]; -1 for a class that has no column.
     """
     own = scores[np.arange(len(labels)), labels][:, None]
     is_before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]))
     is_scored = (labels >= 0) & (own[:, 0] > -np.inf)
     ranks: NDArray[np.int64] = np.where(is_scored, is_before.sum(axis=1), scores.shape[1])
-    return ranks
+    predicted = np.where(scores.max(axis=1) > -np.inf, scores.argmax(axis=1), NOTHING)
+    return Answers(predicted, ranks)
+
+
+def joined(parts: Sequence[Answers]) -> Answers:
+    """The answers of several parts of the images, one behind the other."""
+    return Answers(
+        np.concatenate([part.predicted for part in parts]), np.concatenate([part.ranks for part in parts])
+    )

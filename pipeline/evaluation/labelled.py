@@ -9,6 +9,39 @@ from numpy.typing import NDArray
 Scores = dict[str, float | dict[str, float]]
 
 
+# what is predicted of an image that no class is
+NOTHING = -1
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a classifier said of Q images.
+
+    Attributes:
+        predicted: the class that it puts first, int64 [Q]; -1 where it has none.
+        ranks: how many classes it puts before the right one, int64 [Q]: 0 is a right answer, below 5 one
+            among the five best, and as many as there are classes where the right one has no score.
+    """
+
+    predicted: NDArray[np.int64]
+    ranks: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What a protocol said of the test images that it asked about, [Q] each.
+
+    Attributes:
+        rows: of the test images.
+        predicted: the label of the class that it puts first; -1 where it has none.
+        correct: whether that is the right one.
+    """
+
+    rows: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    correct: NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class Labelled:
     """Features of labelled images: float32 [N, D], and their classes [N]."""

@@ -4,19 +4,20 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.evaluation.coverage import FEW_LABELS, left_out
 from pipeline.evaluation.figures import class_figures
-from pipeline.evaluation.knn import knn_ranks
-from pipeline.evaluation.labelled import Labelled, Scores
-from pipeline.evaluation.linear_probe import score_few_labels, score_linear
+from pipeline.evaluation.knn import knn_answers
+from pipeline.evaluation.labelled import NOTHING, Answers, Labelled, Outcomes, Scores
+from pipeline.evaluation.probes.linear_probe import score_few_labels, score_linear
 from pipeline.evaluation.retrieval import score_retrieval
 from pipeline.params.evaluate import Evaluate, Knn
 
 
 def evaluate(
     train: Labelled, test: Labelled, class_names: Sequence[str], params: Evaluate, device: torch.device
-) -> dict[str, Scores]:
+) -> tuple[dict[str, Scores], dict[str, Outcomes]]:
     """Every protocol on one subject, but for those that the labels do not allow (`coverage.left_out`).
 
     Args:
@@ -27,7 +28,8 @@ def evaluate(
         device: to compute on.
 
     Returns:
-        protocol -> figure -> value.
+        protocol -> figure -> value; and what was said of each image, but for the protocols of few labels,
+        which say something else with each draw.
 
     Raises:
         UserError: `evaluate.knn.k` is larger than the training set.
@@ -39,22 +41,29 @@ def evaluate(
     train = Labelled(train.features, numbers[: len(train.labels)])
     test = Labelled(test.features, numbers[len(train.labels) :])
     scores: dict[str, Scores] = {}
+    outcomes: dict[str, Outcomes] = {}
+    every = np.arange(len(test.labels))
     if "knn" not in without:
-        scores["knn"] = score_knn(train, test, names, params.knn, device)
+        scores["knn"], answers = score_knn(train, test, names, params.knn, device)
+        outcomes["knn"] = _outcomes(every, answers, present)
     if "linear" not in without:
-        scores["linear"] = score_linear(train, test, names, params.linear, device)
+        scores["linear"], answers = score_linear(train, test, names, params.linear, device)
+        outcomes["linear"] = _outcomes(every, answers, present)
     for protocol, fraction in FEW_LABELS.items():
         if protocol not in without:
             scores[protocol] = score_few_labels(train, test, fraction, params.linear, device)
     if "retrieval" not in without:
-        scores["retrieval"] = score_retrieval(train, test, params.retrieval, device)
-    return scores
+        scores["retrieval"], queries, answers = score_retrieval(train, test, params.retrieval, device)
+        outcomes["retrieval"] = _outcomes(queries, answers, present)
+    return scores, outcomes
 
 
 def score_knn(
     train: Labelled, test: Labelled, class_names: Sequence[str], params: Knn, device: torch.device
-) -> Scores:
-    """Weighted kNN, the figures of `class_figures`. The bank is the training set: no image finds itself.
+) -> tuple[Scores, Answers]:
+    """Weighted kNN: the figures of `class_figures`, and the answer about each test image.
+
+    The bank is the training set: no image finds itself.
 
     Raises:
         UserError: k is larger than the training set.
@@ -62,7 +71,7 @@ def score_knn(
     Source: Wu et al. 2018, arXiv:1805.01978, sec. 3.4.
     """
     params.check_bank(len(train.labels))
-    ranks = knn_ranks(
+    answers = knn_answers(
         test.features,
         test.labels,
         train.features,
@@ -72,4 +81,11 @@ def score_knn(
         temperature=params.temperature,
         device=device,
     )
-    return class_figures(ranks, test.labels, class_names, len(np.unique(train.labels)))
+    num_known = len(np.unique(train.labels))
+    return class_figures(answers.ranks, test.labels, class_names, num_known), answers
+
+
+def _outcomes(rows: NDArray[np.int64], answers: Answers, labels: NDArray[np.int64]) -> Outcomes:
+    """Answers among the classes that are there, numbered from 0, as answers among all."""
+    predicted = np.where(answers.predicted == NOTHING, NOTHING, labels[answers.predicted])
+    return Outcomes(rows, predicted, answers.ranks < 1)

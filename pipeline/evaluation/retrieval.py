@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.evaluation.figures import TOP5_FROM, mean_recall
-from pipeline.evaluation.knn import normalize
-from pipeline.evaluation.labelled import Labelled, Scores
+from pipeline.evaluation.knn import joined, normalize
+from pipeline.evaluation.labelled import Answers, Labelled, Scores
 from pipeline.params.evaluate import Retrieval
 
 # Q queries, N images
@@ -25,7 +25,9 @@ def askable(train_labels: NDArray[np.int64], test_labels: NDArray[np.int64]) -> 
     return np.flatnonzero(np.isin(test_labels, classes[counts > 1]))
 
 
-def score_retrieval(train: Labelled, test: Labelled, params: Retrieval, device: torch.device) -> Scores:
+def score_retrieval(
+    train: Labelled, test: Labelled, params: Retrieval, device: torch.device
+) -> tuple[Scores, NDArray[np.int64], Answers]:
     """Test images ask the whole collection for their like, and never find themselves.
 
     The whole of it is ranked for each query, as many at once as have `_BLOCK_BYTES` of similarities: 1,000
@@ -42,14 +44,15 @@ def score_retrieval(train: Labelled, test: Labelled, params: Retrieval, device: 
         the query's class; `balanced_accuracy`: the mean of `top1` over the queries' classes;
         `precision_at_10`: the share of the ten nearest that are; `map`: the mean over the queries of the
         average precision over the whole ranking (Manning et al. 2008, Introduction to Information Retrieval,
-        sec. 8.4). Only images ask whose class has another.
+        sec. 8.4). Only images ask whose class has another. Then the rows of the test images that asked, and
+        of each the class of its nearest.
     """
     labels = np.concatenate([train.labels, test.labels])
     can_ask = askable(train.labels, test.labels)
     rng = np.random.default_rng(params.seed)
     queries = np.sort(rng.choice(can_ask, min(params.num_queries, len(can_ask)), replace=False))
     label_of = torch.from_numpy(labels).to(device)
-    ranks, precisions, average_precisions = [], [], []
+    answers, precisions, average_precisions = [], [], []
     at_once = max(1, _BLOCK_BYTES // (4 * len(labels)))
     for start in range(0, len(queries), at_once):
         rows = queries[start : start + at_once]
@@ -58,18 +61,20 @@ def score_retrieval(train: Labelled, test: Labelled, params: Retrieval, device: 
         similarity.scatter_(1, itself, -torch.inf)  # last, and cut off below
         order = similarity.sort(dim=1, descending=True, stable=True).indices[:, :-1]
         relevant = (label_of[order] == label_of[itself]).cpu().numpy()
-        ranks.append(relevant.argmax(axis=1))
+        nearest = labels[order[:, 0].cpu().numpy()]
+        answers.append(Answers(nearest, relevant.argmax(axis=1)))
         precisions.append(relevant[:, :_PRECISION_AT].mean(axis=1))
         average_precisions += [average_precision(of_query) for of_query in relevant]
-    found = np.concatenate(ranks)
-    scores: Scores = {"top1": float((found < 1).mean())}
+    found = joined(answers)
+    scores: Scores = {"top1": float((found.ranks < 1).mean())}
     if len(np.unique(labels)) >= TOP5_FROM:
-        scores["top5"] = float((found < 5).mean())
-    return scores | {
-        "balanced_accuracy": mean_recall(found, test.labels[queries]),
+        scores["top5"] = float((found.ranks < 5).mean())
+    scores |= {
+        "balanced_accuracy": mean_recall(found.ranks, test.labels[queries]),
         "precision_at_10": float(np.concatenate(precisions).mean()),
         "map": float(np.mean(average_precisions)),
     }
+    return scores, queries, found
 
 
 def cosines(

@@ -61,11 +61,18 @@ class NNCLR(Method):
 
 
 class Optimizer(Section):
-    """The optimiser, and what its learning rate does from step to step."""
+    """The optimiser, and what its learning rate does from step to step.
+
+    Attributes:
+        backbone_lr_factor: the backbone's rate is so many times that of the head.
+        head_epochs: first epochs in which the head alone learns.
+    """
 
     name: Literal["sgd", "lars", "adam", "adamw"]
     lr: Positive
     scale_lr: bool
+    backbone_lr_factor: Positive
+    head_epochs: Annotated[int, Field(ge=0)]
     schedule: Literal["cosine", "constant"]
     warmup_epochs: NonNegative
     momentum: Annotated[float, Field(ge=0, lt=1)]
@@ -127,6 +134,7 @@ class Pretrain(Section):
     compile: bool
     cuda_graph: bool
     epochs: Annotated[int, Field(ge=0)]
+    keep: Literal["last", "best"]
     batch_size: Annotated[int, Field(ge=2)]
     splits: Annotated[tuple[Literal["train", "test", "unlabelled"], ...], Field(min_length=1)]
     num_views: Annotated[int, Field(ge=2)]
@@ -157,15 +165,16 @@ class Pretrain(Section):
         return f"pretrain.{self.method}.lr", self.method_section.lr
 
     def learned(self) -> bytes:
-        """As JSON, but for those keys that change nothing in what is learned."""
-        return self.model_dump_json(exclude={"checkpoint", "tensorboard"}).encode()
+        """As JSON, but for those keys that change nothing in what is learned, and where its start lies."""
+        without: Any = {"checkpoint": True, "tensorboard": True, "backbone": {"weights"}}
+        return self.model_dump_json(exclude=without).encode()
 
     @model_validator(mode="after")
-    def _warmup_ends_before_training(self) -> "Pretrain":
-        if self.optimizer.warmup_epochs > self.epochs:
+    def _the_head_is_not_alone_for_all_of_it(self) -> "Pretrain":
+        if 0 < self.epochs <= self.optimizer.head_epochs:
             raise ValueError(
-                f"optimizer.warmup_epochs ({self.optimizer.warmup_epochs}) must not be above "
-                f"epochs ({self.epochs})"
+                f"optimizer.head_epochs ({self.optimizer.head_epochs}) must be below epochs ({self.epochs}), "
+                "or the backbone learns nothing"
             )
         return self
 

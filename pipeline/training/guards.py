@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.artifacts import UNLABELLED
-from pipeline.errors import MachineError, UserError
+from pipeline.errors import MachineError, NotFiniteError, UserError
 from pipeline.params.pretrain import Pretrain
 from pipeline.params.reader import Params
 from pipeline.training.monitoring.epoch_log import Row
@@ -49,14 +49,14 @@ def check_finite(
         newest_checkpoint: gives the last good state, where there is one; asked only to be named.
 
     Raises:
-        UserError: it is so; the message names the step, the learning rate and its key.
+        NotFiniteError: it is so; the message names the step, the learning rate and its key.
     """
     if bool(losses.isfinite().all()):
         return
     first = int((~losses.isfinite()).nonzero()[0]) * plan.steps_per_epoch // plan.batches_per_epoch
     newest = newest_checkpoint()
     kept = "" if newest is None else f"; the last good checkpoint is {newest}"
-    raise UserError(
+    raise NotFiniteError(
         f"the loss is no longer finite in epoch {epoch}, at step {first + 1} of {plan.steps_per_epoch} "
         f"(learning rate {plan.learning_rate(epoch, first):.3g}): lower {plan.lr_key} in params.yaml{kept}"
     )

@@ -9,16 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones import Backbone, build_backbone
+from models.frozen import freeze
 from models.methods import METHODS
 from models.objective import Step
 from pipeline.errors import UserError
 from pipeline.params.pretrain import Pretrain
-from pipeline.training.cuda_graph import Learned, RecordedStep
-from pipeline.training.machine import choose_device, choose_precision, keep_freed_memory, make_deterministic
+from pipeline.training.hardware.cuda_graph import Learned, RecordedStep
+from pipeline.training.hardware.machine import choose_device, keep_freed_memory, make_deterministic
+from pipeline.training.hardware.precision import precision_of
 from pipeline.training.monitoring.epoch_log import scalars
 from pipeline.training.monitoring.monitor import eval_mode
 from pipeline.training.optimizers import build_optimizer, clip_gradient, set_learning_rate
 from pipeline.training.pixels import Images, choose_statistics
+from pipeline.training.start import start_weights
 from pipeline.training.views import make_views
 
 # B batch, D feature
@@ -47,11 +50,11 @@ class Learner:
     def __init__(self, images: Images, params: Pretrain) -> None:
         self._params = params
         self.device = choose_device(params.device)
-        self.precision = choose_precision(params.precision, self.device)
         make_deterministic(params.seed)
         keep_freed_memory()
 
         image_size = images[np.zeros(1, dtype=np.int64)].shape[1]
+        self.precision = precision_of(params, image_size, self.device)
         self.backbone = _build(params, image_size)
         self.statistics = choose_statistics(params.normalization, self.backbone, images, params.seed)
         self.mean, self.std = (
@@ -61,9 +64,10 @@ class Learner:
         objective = METHODS[params.method](
             self.backbone.module, self.backbone.feature_dim, **params.method_section.arguments()
         )
+        _freeze(objective.backbone, params)  # before the optimiser asks what learns
         # channels_last: 1.3 times the views/s of NCHW on two cores
         self._objective = objective.to(self.device).to(memory_format=torch.channels_last)
-        self._optimizer = build_optimizer(objective, objective.constant_lr_parameters(), params.optimizer)
+        self._optimizer = build_optimizer(objective.parts(), params.optimizer)
         # float16 alone needs it: it has no exponents for small gradients
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
         self._generator = torch.Generator(self.device).manual_seed(params.seed)
@@ -126,14 +130,17 @@ class Learner:
             return self._add_gradient(batch, labels)
         return self._recorded(self._add_gradient, batch, labels)
 
-    def update(self, lr: float, peak: float) -> None:
+    def update(self, lr: float, peak: float, *, head_alone: bool = False) -> None:
         """One step of the optimiser with the gradients that were added.
 
         Args:
             lr: of this step.
             peak: the highest of the run, which a constant rate is a multiple of.
+            head_alone: the backbone stays as it is.
         """
-        set_learning_rate(self._optimizer, lr, peak * self._objective.constant_lr_factor)
+        backbone_lr = 0.0 if head_alone else lr * self._params.optimizer.backbone_lr_factor
+        constant_lr = peak * self._objective.constant_lr_factor
+        set_learning_rate(self._optimizer, {"backbone": backbone_lr, "head": lr, "constant": constant_lr})
         self._scaler.unscale_(self._optimizer)
         clip_gradient(self._objective, self._params.optimizer.clip_norm)
         self._scaler.step(self._optimizer)
@@ -155,13 +162,21 @@ class Learner:
 
 
 def _build(params: Pretrain, image_size: int) -> Backbone:
+    weights = start_weights(params.backbone)
     try:
-        backbone = build_backbone(**params.backbone.model_dump(), image_size=image_size)
+        backbone = build_backbone(**params.backbone.architecture(), image_size=image_size, weights=weights)
     except ValueError as error:
         raise UserError(f"params.yaml: pretrain.backbone: {error}") from None
     if params.views.size != image_size:
         _check_size(backbone.module, params, image_size)
     return backbone
+
+
+def _freeze(backbone: nn.Module, params: Pretrain) -> None:
+    try:
+        freeze(backbone, params.backbone.freeze, batch_norms=params.backbone.batch_norm == "frozen")
+    except ValueError as error:
+        raise UserError(f"params.yaml: pretrain.backbone.{error}") from None
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """The optimisers, and what the learning rate does from step to step."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,34 +12,26 @@ from pipeline.params.pretrain import Optimizer
 REFERENCE_BATCH = 256  # images; the learning rates of the papers are for so many
 
 
-def build_optimizer(
-    module: nn.Module, constant_lr: list[nn.Parameter], params: Optimizer
-) -> torch.optim.Optimizer:
+def build_optimizer(parts: Mapping[str, Sequence[nn.Parameter]], params: Optimizer) -> torch.optim.Optimizer:
     """The optimiser that `params.name` asks for.
 
     Biases and norms, which have one dimension, do not decay, and LARS does not adapt their rate.
 
     Args:
-        module: what is trained.
-        constant_lr: those of its parameters whose learning rate does not follow the schedule.
+        parts: what is trained, by the names under which `set_learning_rate` gives it its rates
+            (`models.objective.Objective.parts`).
         params: of the optimiser.
-
-    Returns:
-        An optimiser whose groups say by `schedule` whether their rate, which `set_learning_rate` gives them,
-        follows the schedule.
 
     Source: LARS: You et al. 2017, arXiv:1708.03888, as timm has it; AdamW: Loshchilov and Hutter 2017,
     arXiv:1711.05101.
     """
-    constant = {id(weight) for weight in constant_lr}
     groups: list[dict[str, Any]] = []
-    for follows in (True, False):
-        weights = [weight for weight in module.parameters() if (id(weight) not in constant) == follows]
+    for part, weights in parts.items():
         for decays in (True, False):
             group = [weight for weight in weights if (weight.ndim > 1) == decays]
             if group:
                 weight_decay = params.weight_decay if decays else 0.0
-                groups.append({"params": group, "weight_decay": weight_decay, "schedule": follows})
+                groups.append({"params": group, "weight_decay": weight_decay, "part": part})
     match params.name:
         case "sgd":
             return torch.optim.SGD(groups, lr=params.lr, momentum=params.momentum)
@@ -56,10 +49,10 @@ def build_optimizer(
             return torch.optim.AdamW(groups, lr=params.lr)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, constant_lr: float) -> None:
-    """Gives each group the rate of this step, or the constant one where it does not follow the schedule."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, lrs: Mapping[str, float]) -> None:
+    """Gives each group the rate of its part in this step."""
     for group in optimizer.param_groups:
-        group["lr"] = lr if group["schedule"] else constant_lr
+        group["lr"] = lrs[group["part"]]
 
 
 def peak_learning_rate(lr: float, params: Optimizer, batch_size: int) -> float:

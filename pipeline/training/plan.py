@@ -37,13 +37,18 @@ class Plan:
         self.batches_per_epoch = self.steps_per_epoch * accumulate
         self.num_steps = params.epochs * self.steps_per_epoch
         self.views_per_step = accumulate * params.num_views * params.batch_size
-        self._warmup_steps = round(params.optimizer.warmup_epochs * self.steps_per_epoch)
+        # a warm-up may be longer than a run that was made short
+        self._warmup_steps = min(round(params.optimizer.warmup_epochs * self.steps_per_epoch), self.num_steps)
         self.lr_key, lr = params.peak_lr
         self.peak = peak_learning_rate(lr, params.optimizer, params.batch_size * accumulate)
 
     def steps_before(self, epoch: int, step: int) -> int:
         """Of the whole run, before a step of an epoch."""
         return (epoch - 1) * self.steps_per_epoch + step
+
+    def head_is_alone(self, epoch: int) -> bool:
+        """Whether the backbone does not learn yet in an epoch, from 1."""
+        return epoch <= self._optimizer.head_epochs
 
     def learning_rate(self, epoch: int, step: int) -> float:
         """Of step `step`, from 0, of an epoch, from 1."""

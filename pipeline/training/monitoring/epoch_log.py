@@ -58,7 +58,7 @@ class EpochLog:
         A metric that a batch had nothing to say of (NaN) does not count; a loss does.
 
         Args:
-            epoch: from 0, the untrained network.
+            epoch: from 0, the start.
             lr: of its last step.
         """
         columns = self.columns()

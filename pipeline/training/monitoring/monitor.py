@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from models.backbones import Backbone
 from pipeline.artifacts import UNLABELLED
-from pipeline.evaluation.knn import knn_ranks
+from pipeline.errors import NotFiniteError
+from pipeline.evaluation.knn import knn_answers
 from pipeline.evaluation.spread import spread
 from pipeline.params.pretrain import Monitor, Pretrain
 from pipeline.params.pretrain_views import Views
@@ -25,6 +27,19 @@ from pipeline.training.views import make_views
 _KNN_TEMPERATURE = 0.07
 _SPREAD_SAMPLE = 1000  # images; every pair is compared
 _BATCH = 256
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a backbone.
+
+    Attributes:
+        figures: `knn_top1` and `probe_top1` where there are labels, `effective_rank` and `uniformity`.
+        hits: whether kNN had each held-out image right, [Q]; None where there are no labels.
+    """
+
+    figures: dict[str, float]
+    hits: NDArray[np.bool_] | None = None
 
 
 class Watch:
@@ -97,21 +112,24 @@ class Watch:
             features: Tensor = self._backbone((view - self._mean) / self._std)
         return features
 
-    def measure(self) -> dict[str, float]:
+    def measure(self) -> Measured:
         """kNN and the probe's accuracy on the held-out images, effective rank and uniformity of others.
 
-        Returns:
-            `knn_top1` and `probe_top1` where there are labels, `effective_rank` and `uniformity`.
+        Raises:
+            NotFiniteError: features are no numbers.
         """
 
         def features(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-            return extract_features(self._backbone, self._images, rows, self._mean, self._std)
+            found = extract_features(self._backbone, self._images, rows, self._mean, self._std)
+            if not np.isfinite(found).all():
+                raise NotFiniteError("the features of the backbone are not finite")
+            return found
 
         if self.probe is None:
-            return spread(features(self.train_rows[:_SPREAD_SAMPLE]))
+            return Measured(spread(features(self.train_rows[:_SPREAD_SAMPLE])))
         bank, queries = features(self._bank_rows), features(self._holdout_rows)
         labels = self._labels[self._holdout_rows]
-        ranks = knn_ranks(
+        answers = knn_answers(
             queries,
             labels,
             bank,
@@ -123,10 +141,9 @@ class Watch:
         )
         device = self._mean.device
         on_device = torch.from_numpy(queries).to(device), torch.from_numpy(labels).to(device)
-        return {
-            "knn_top1": float((ranks < 1).mean()),
-            "probe_top1": self.probe.accuracy(*on_device),
-        } | spread(bank[:_SPREAD_SAMPLE])
+        hits = answers.ranks < 1
+        figures = {"knn_top1": float(hits.mean()), "probe_top1": self.probe.accuracy(*on_device)}
+        return Measured(figures | spread(bank[:_SPREAD_SAMPLE]), hits)
 
 
 def hold_out(
@@ -149,11 +166,12 @@ def hold_out(
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """The module in eval mode; its mode is put back."""
-    was_training = module.training
+    """The module in eval mode; the mode of each of its parts is put back: frozen norms are in eval mode."""
+    was_training = [(each, each.training) for each in module.modules()]
     module.eval()
     yield
-    module.train(was_training)
+    for each, mode in was_training:
+        each.training = mode
 
 
 @torch.no_grad()

@@ -9,9 +9,6 @@ from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 _OUTPUTS = "outputs.md5"
 _NUM_KEPT = 5  # runs: params are tried to and fro, and a run that nobody went back to by then is given up
 
@@ -70,7 +67,7 @@ def prune(root: Path, recorded: Set[str], going_on: Path) -> list[KeptRun]:
 
     Args:
         root: the folder of checkpoints.
-        recorded: hashes of outputs, see `recorded_outputs`.
+        recorded: hashes of outputs, of `pipeline.provenance.recorded.recorded_outputs`.
         going_on: the folder of the run that begins now, which stays unless it has finished and is recorded.
 
     Returns:
@@ -85,15 +82,6 @@ def prune(root: Path, recorded: Set[str], going_on: Path) -> list[KeptRun]:
     for run in others[_NUM_KEPT - 1 :]:
         shutil.rmtree(run.folder)
     return others[_NUM_KEPT - 1 :]
-
-
-def recorded_outputs(lock: Path = Path("dvc.lock")) -> set[str]:
-    """The hashes of all outputs that dvc.lock names: DVC writes it when it has them in its cache."""
-    try:
-        stages = YAML(typ="safe").load(lock)["stages"].values()
-        return {out["md5"] for stage in stages for out in stage.get("outs", []) if "md5" in out}
-    except (OSError, YAMLError, KeyError, TypeError, AttributeError):
-        return set()  # none is known to be recorded, so all is kept
 
 
 def folder_md5(folder: Path) -> str:

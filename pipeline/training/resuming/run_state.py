@@ -1,7 +1,6 @@
 """All that the rest of a run depends on, which is what a checkpoint holds."""
 
 import json
-import math
 import time
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -35,7 +34,9 @@ class RunState:
         step: steps of it that are done.
         log: what its batches gave.
         history: a row an epoch, from epoch 0.
-        best_loss, best_epoch, best_weights: of the epoch with the lowest loss, where somebody asks for them.
+        kept_weights: of the epoch that the run would end with now, where that need not be the last.
+        hits: whether kNN had each held-out image right, at the start and after the last whole epoch, bool
+            [Q] each; none where there are no labels.
         seconds: of the steps so far, over all sittings.
     """
 
@@ -50,8 +51,8 @@ class RunState:
         self.epoch, self.step = 1, 0
         self.log = EpochLog()
         self.history: list[Row] = []
-        self.best_loss, self.best_epoch = math.inf, 0
-        self.best_weights: dict[str, Tensor] | None = None
+        self.kept_weights: dict[str, Tensor] | None = None
+        self.hits: dict[str, Tensor] = {}
         self.seconds = 0.0
         self._clock_started: float | None = None
 
@@ -64,16 +65,6 @@ class RunState:
         """On to the next one."""
         self.epoch, self.step, self.log = self.epoch + 1, 0, EpochLog()
         self._before_shuffle = self._shuffle.bit_generator.state
-
-    def keep_best(self, backbone: nn.Module) -> None:
-        """Keeps the weights of the epoch that the history ends with, if its loss is the lowest so far."""
-        loss = self.history[-1]["loss"]
-        if loss < self.best_loss:
-            self.best_loss, self.best_epoch, self.best_weights = loss, self.epoch, weights_on_cpu(backbone)
-
-    def is_stale(self, patience: int | None) -> bool:
-        """Whether so many epochs have gone by without a lower loss."""
-        return patience is not None and self.epoch - 1 - self.best_epoch >= patience
 
     def start_clock(self) -> None:
         """From here on time counts as that of steps."""
@@ -97,7 +88,8 @@ class RunState:
             "step": self.step,
             "log": self.log.columns(),
             "history": self.history,
-            "best": (self.best_loss, self.best_epoch, self.best_weights),
+            "kept_weights": self.kept_weights,
+            "hits": self.hits,
             "seconds": self.seconds,
         }
 
@@ -114,7 +106,7 @@ class RunState:
         self.epoch, self.step = state["epoch"], state["step"]
         self.log = EpochLog(state["log"])
         self.history = state["history"]
-        self.best_loss, self.best_epoch, self.best_weights = state["best"]
+        self.kept_weights, self.hits = state["kept_weights"], state["hits"]
         self.seconds = state["seconds"]
 
 

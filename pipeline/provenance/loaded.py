@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.params.reader import PARAMS_FILE, parse_yaml, read_text
-from pipeline.provenance import code_files, loaded_code, why_without_effect
+from pipeline.provenance.code import code_files, loaded_code, why_without_effect
 
 _UNREADABLE = object()
 _CLOCKS_DIFFER_BY_S = (

@@ -15,9 +15,9 @@ WITHOUT_EFFECT = {
     "pipeline/errors.py": "what a person is told, and the exit code; what fails writes nothing",
     "pipeline/atomic.py": "how a file takes its name, not what stands in it",
     "pipeline/pictures.py": "draws what a person looks at; no picture is an output",
-    "pipeline/provenance.py": "says what is run again, and runs nothing",
-    "pipeline/params/loaded.py": "refuses a stage under which something changed; it writes nothing then",
+    "pipeline/provenance/": "says what is run again, and refuses what changed meanwhile; it writes nothing",
     "pipeline/params/explain.py": "how a wrong value is said; a wrong value writes nothing",
+    "pipeline/evaluation/verdict.py": "says in words what figures say that stand in the metrics",
     "pipeline/training/guards.py": "stops a run or warns; a run that stops writes nothing",
     "pipeline/training/display/": "what a person sees of a run; no figure that is kept comes from it",
     "pipeline/training/resuming/autosave.py": "when a run is saved; it goes on to the same bytes",
@@ -59,7 +59,7 @@ def why_without_effect(module: str, section: str) -> str | None:
 
 def code_files() -> dict[str, Path]:
     """Every file of the project's code, by its path in the project, like `pipeline/errors.py`."""
-    project = Path(__file__).resolve().parent.parent
+    project = Path(__file__).resolve().parents[2]
     return {
         path.relative_to(project).as_posix(): path
         for folder in _CODE

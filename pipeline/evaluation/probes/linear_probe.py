@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.evaluation.draws import split_stratified
 from pipeline.evaluation.figures import class_figures, mean_recall
-from pipeline.evaluation.knn import class_ranks
-from pipeline.evaluation.labelled import Labelled, Scores
-from pipeline.evaluation.logistic import fit_logistic
+from pipeline.evaluation.knn import answers_of, joined
+from pipeline.evaluation.labelled import Answers, Labelled, Scores
+from pipeline.evaluation.probes.draws import split_stratified
+from pipeline.evaluation.probes.logistic import fit_logistic
 from pipeline.params.evaluate import LinearProbe
 
 
@@ -20,13 +20,13 @@ class Probe:
     """What became of one probe.
 
     Attributes:
-        ranks: of the right class of each test image (`pipeline.evaluation.knn.class_ranks`).
+        answers: of each test image.
         C: the inverse strength of its regularisation.
         iterations: of its fit.
         converged: whether that was solved, and so were those that it was chosen among.
     """
 
-    ranks: NDArray[np.int64]
+    answers: Answers
     C: float
     iterations: int
     converged: bool
@@ -34,17 +34,17 @@ class Probe:
 
 def score_linear(
     train: Labelled, test: Labelled, class_names: Sequence[str], params: LinearProbe, device: torch.device
-) -> Scores:
+) -> tuple[Scores, Answers]:
     """Linear probe: a multinomial logistic regression learns from every training image.
 
     Returns:
-        The figures of `class_figures`, `C`, `iterations` and `converged`.
+        The figures of `class_figures`, `C`, `iterations` and `converged`; the answer about each test image.
     """
     (probe,) = probes(train, test, [np.arange(len(train.labels))], [params.seed], params, device)
-    figures = class_figures(probe.ranks, test.labels, class_names, len(np.unique(train.labels)))
+    figures = class_figures(probe.answers.ranks, test.labels, class_names, len(np.unique(train.labels)))
     recall = figures.pop("recall")
     solved: Scores = {"C": probe.C, "iterations": probe.iterations, "converged": probe.converged}
-    return figures | solved | {"recall": recall}
+    return figures | solved | {"recall": recall}, probe.answers
 
 
 def score_few_labels(
@@ -64,11 +64,13 @@ def score_few_labels(
     for start in range(0, len(draws), at_once):
         these = slice(start, start + at_once)
         found += probes(train, test, draws[these], params.few_label_seeds[these], params, device)
-    top1 = [(probe.ranks < 1).mean() for probe in found]
+    top1 = [(probe.answers.ranks < 1).mean() for probe in found]
     return {
         "mean": float(np.mean(top1)),
         "std": float(np.std(top1, ddof=1)),
-        "balanced_accuracy": float(np.mean([mean_recall(probe.ranks, test.labels) for probe in found])),
+        "balanced_accuracy": float(
+            np.mean([mean_recall(probe.answers.ranks, test.labels) for probe in found])
+        ),
         "converged": all(probe.converged for probe in found),
     }
 
@@ -105,11 +107,15 @@ def probes(
     )
     found = []
     for number, choice in enumerate(chosen):
-        ranks = np.empty(len(test_columns), dtype=np.int64)
-        for block, scores in fitted.scores(test.features, number):
-            ranks[block] = class_ranks(scores[0], test_columns[block])
+        said = joined(
+            [
+                answers_of(scores[0], test_columns[block])
+                for block, scores in fitted.scores(test.features, number)
+            ]
+        )
+        answers = Answers(classes[said.predicted], said.ranks)
         is_solved = bool(fitted.converged[number, 0] and are_solved[number])
-        found.append(Probe(ranks, float(strengths[choice]), int(fitted.iterations[number, 0]), is_solved))
+        found.append(Probe(answers, float(strengths[choice]), int(fitted.iterations[number, 0]), is_solved))
     return found
 
 

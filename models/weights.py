@@ -1,0 +1,106 @@
+"""A file of weights: its tensors, read without running its code, and whether they are a network's."""
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # keys that training programs save under
+_PARALLEL = "module."  # before every name, where torch's DataParallel trained it
+_NAMED = 3  # tensors in a message
+_COUNTER = "num_batches_tracked"  # of a batch norm; nothing that is computed depends on it
+
+Rgb = tuple[float, float, float]
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of one that `torch.save` wrote, by name.
+
+    Of a training program's checkpoint the network is taken, of two the one with averaged weights; the prefix
+    of a network that several GPUs trained is taken off.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged, holds no tensors by name, or what it holds would have to be run.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{path}: holds more than tensors, which would have to be run as code to be read: save the "
+            "network's state_dict alone"
+        ) from None
+    except Exception as error:  # safetensors, zip and torch have each their own
+        raise ValueError(f"{path}: not a whole file of weights ({_first_line(error)})") from None
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    tensors = content.items() if isinstance(content, Mapping) else []
+    weights = {str(name): value for name, value in tensors if isinstance(value, Tensor)}
+    if not weights:
+        raise ValueError(f"{path}: holds no tensors by name: save the network's state_dict")
+    if all(name.startswith(_PARALLEL) for name in weights):
+        weights = {name.removeprefix(_PARALLEL): value for name, value in weights.items()}
+    return weights
+
+
+def read_statistics(path: Path) -> tuple[Rgb, Rgb] | None:
+    """Mean and std of the three channels, from 0 to 1, where the file is a backbone of stage `pretrain`."""
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, framework="pt") as file:
+        card = json.loads((file.metadata() or {}).get("lookalike", "{}"))
+    if "mean" not in card:
+        return None
+    mean, std = ((r, g, b) for r, g, b in (card["mean"], card["std"]))
+    return mean, std
+
+
+def load_into(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Gives a network its weights.
+
+    Args:
+        module: the network.
+        weights: of `read_weights`.
+        path: that they were read from.
+
+    Raises:
+        ValueError: they are not this network's; the message says which tensors, and why.
+    """
+    why = misfit(module, weights)
+    if why:
+        raise ValueError(f"{path}: not weights of this network: {why}")
+    module.load_state_dict(weights, strict=False)
+
+
+def misfit(module: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    """Which tensors a network misses, has in another shape or has no place for; empty where all fit."""
+    own = module.state_dict()
+    reasons = []
+    if missing := [name for name in own if name not in weights and not name.endswith(_COUNTER)]:
+        reasons.append(f"it has no {_some(missing)}")
+    if shaped := [name for name in own if name in weights and weights[name].shape != own[name].shape]:
+        shapes = f"{list(weights[shaped[0]].shape)}, not {list(own[shaped[0]].shape)}"
+        reasons.append(f"{_some(shaped)} of another shape ({shapes})")
+    if unknown := [name for name in weights if name not in own]:
+        reasons.append(f"no place for {_some(unknown)}")
+    return "; ".join(reasons)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,54 @@
+"""How far a difference could be chance: intervals of 95 %, by the bootstrap over the images."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_DRAWS = 2000
+_SEED = 0
+_BOUNDS = (2.5, 97.5)  # per cent
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and the bounds that 95 % of the draws are within."""
+
+    value: float
+    low: float
+    high: float
+
+    def figures(self, name: str) -> dict[str, float]:
+        """As figures of the metrics: `name`, `name_low`, `name_high`."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+    @property
+    def points(self) -> str:
+        """The value in points of a hundred, like `+3.1`."""
+        return f"{100 * self.value:+.1f}"
+
+    @property
+    def bounds(self) -> str:
+        """Like `95 % interval 1.2 to 5.0`."""
+        return f"95 % interval {100 * self.low:.1f} to {100 * self.high:.1f}"
+
+
+def paired_gain(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Interval:
+    """What accuracy gained on the same images, as a fraction.
+
+    An image is better, as good or worse, so a draw of N images with replacement is one of three counts, and
+    the 2,000 draws cost no memory.
+
+    Args:
+        before: whether each image was right, [N], at least one.
+        after: likewise, the same images in the same order.
+
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, sec. 13.3, the percentile interval of
+    paired differences.
+    """
+    difference = after.astype(np.int64) - before.astype(np.int64)
+    counts = np.array([(difference == step).sum() for step in (-1, 0, 1)])
+    drawn = np.random.default_rng(_SEED).multinomial(len(difference), counts / counts.sum(), size=_DRAWS)
+    gains = (drawn[:, 2] - drawn[:, 0]) / len(difference)
+    low, high = np.percentile(gains, _BOUNDS)
+    return Interval(float(difference.mean()), float(low), float(high))

@@ -1,0 +1,41 @@
+"""What every protocol said of every test image, as one table: so subjects and runs compare in pairs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.evaluation.intervals import Interval, paired_gain
+from pipeline.evaluation.labelled import Outcomes
+
+# subject -> protocol -> what was said
+OfSubjects = Mapping[str, Mapping[str, Outcomes]]
+
+
+def write_outcomes(path: Path, outcomes: OfSubjects, test_ids: NDArray[np.int64]) -> None:
+    """Writes a row for each subject, protocol and test image: id, subject, protocol, predicted, correct.
+
+    Args:
+        path: of the Parquet file.
+        outcomes: of every subject.
+        test_ids: the manifest's id of each test image that outcomes' rows count.
+    """
+    parts = [(subject, protocol, found) for subject, of in outcomes.items() for protocol, found in of.items()]
+    lengths = [len(found.rows) for _, _, found in parts]
+    nothing = np.empty(0, dtype=np.int64)
+    columns = {
+        "id": test_ids[np.concatenate([nothing, *(found.rows for _, _, found in parts)])],
+        "subject": pd.Categorical(np.repeat([subject for subject, _, _ in parts], lengths)),
+        "protocol": pd.Categorical(np.repeat([protocol for _, protocol, _ in parts], lengths)),
+        "predicted": np.concatenate([nothing, *(found.predicted for _, _, found in parts)]),
+        "correct": np.concatenate([nothing.astype(bool), *(found.correct for _, _, found in parts)]),
+    }
+    pd.DataFrame(columns).to_parquet(path, index=False)
+
+
+def gains(outcomes: OfSubjects) -> dict[str, Interval]:
+    """What the encoder has right more than the start, protocol -> top-1 gained, image by image."""
+    encoder, start = outcomes["encoder"], outcomes["start"]
+    return {protocol: paired_gain(start[protocol].correct, encoder[protocol].correct) for protocol in encoder}

@@ -1,0 +1,55 @@
+"""The one question after a training, in one line: did it help?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.evaluation.intervals import Interval
+from pipeline.evaluation.labelled import Scores
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training ended with, as metrics `pretrain` say.
+
+    Attributes:
+        num_epochs: that it had.
+        kept_epoch: whose weights the encoder has; 0 is the start.
+        last_gain: of the held-out kNN, the last epoch's over the start's; None where no label watched it.
+    """
+
+    num_epochs: int
+    kept_epoch: int
+    last_gain: Interval | None
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, float]) -> "Trained":
+        """From the metrics of stage `pretrain`."""
+        names = ("knn_gain", "knn_gain_low", "knn_gain_high")
+        gain = Interval(*(metrics[name] for name in names)) if "knn_gain" in metrics else None
+        return cls(int(metrics["epoch"]), int(metrics["kept_epoch"]), gain)
+
+
+def verdict(knn: Scores | None, gain: Interval | None, trained: Trained) -> str:
+    """Whether the encoder is better than the start that its training began with.
+
+    Args:
+        knn: figures of the encoder; None where kNN was left out.
+        gain: over the start, on the test images; None likewise.
+        trained: what the training ended with.
+    """
+    if knn is None or gain is None:
+        return "did training help? No kNN without labels: look at spread in data/metrics/evaluate.json"
+    top1 = knn["top1"]
+    assert isinstance(top1, float)
+    accuracy = f"kNN {100 * top1:.1f} %"
+    if trained.num_epochs == 0:
+        return f"{accuracy}: the start as it is (pretrain.epochs: 0)"
+    if trained.kept_epoch == 0:
+        last = trained.last_gain
+        assert last is not None  # the start is kept by what was watched
+        held_out = f"after epoch {trained.num_epochs} held-out images had {last.points} ({last.bounds})"
+        return f"{accuracy}: the start was kept; {held_out}"
+    if gain.low > 0:
+        return f"{accuracy}, {gain.points} over the start ({gain.bounds})"
+    no_better = f"no better than the start ({gain.points}, {gain.bounds})"
+    return f"{accuracy}, {no_better}: pretrain.epochs: 0 is the better choice"

@@ -1,0 +1,30 @@
+"""DVC stage `weights`: what the training begins with at this moment, in one hash, to data/weights.json."""
+
+from pipeline.artifacts import Artifacts, write_json
+from pipeline.atomic import lock
+from pipeline.errors import UserError, plain_errors
+from pipeline.params.reader import load_params
+from pipeline.provenance.loaded import Loaded
+from pipeline.provenance.recorded import is_recorded
+from pipeline.training.start import start_sha256
+
+
+def main() -> None:
+    loaded = Loaded("weights", section="pretrain")
+    params = load_params().pretrain
+    weights = Artifacts().weights
+    try:
+        sha256 = start_sha256(params.backbone)
+    except UserError as error:
+        if not is_recorded("pretrain", "pretrain", params, weights):
+            raise
+        print(f"weights: not here, and what was trained from them is kept as dvc.lock has it: {error}")
+        return
+    with lock(weights):
+        loaded.check()
+        write_json(weights, {"sha256": sha256})
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        main()

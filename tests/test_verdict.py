@@ -1,0 +1,97 @@
+"""Did training help? The intervals against a bootstrap in slow loops, and the line that says it."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.evaluation.intervals import Interval, paired_gain
+from pipeline.evaluation.labelled import Outcomes
+from pipeline.evaluation.outcomes import gains, write_outcomes
+from pipeline.evaluation.verdict import Trained, verdict
+
+
+def test_the_interval_is_that_of_images_drawn_with_replacement() -> None:
+    rng = np.random.default_rng(1)
+    before, after = rng.random(400) < 0.6, rng.random(400) < 0.7
+    gain = paired_gain(before, after)
+    assert gain.value == pytest.approx(after.mean() - before.mean())
+    slow = []
+    for _ in range(4000):
+        rows = rng.integers(0, 400, 400)
+        slow.append(after[rows].mean() - before[rows].mean())
+    # the bounds of 2,000 draws are known to a twentieth of the standard deviation, 0.033
+    assert gain.low == pytest.approx(np.percentile(slow, 2.5), abs=0.006)
+    assert gain.high == pytest.approx(np.percentile(slow, 97.5), abs=0.006)
+    assert paired_gain(before, after) == gain
+
+
+def test_images_are_compared_in_pairs() -> None:
+    """The same accuracies, on the same images or on others: pairs that agree leave nothing to chance."""
+    before = np.arange(100) < 50
+    assert paired_gain(before, before) == Interval(0.0, 0.0, 0.0)
+    others = paired_gain(before, ~before)
+    assert others.value == 0.0
+    assert others.low < -0.1 < 0.1 < others.high
+
+
+def test_the_pairs_cover_the_true_gain_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(300):
+        step = rng.choice([-1, 0, 1], size=200, p=[0.1, 0.7, 0.2])
+        gain = paired_gain(step < 0, step > 0)
+        covered += gain.low <= 0.1 <= gain.high
+    # 95 % of 300, with a standard error of 1.3 points
+    assert 0.91 <= covered / 300 <= 0.99
+
+
+LAST = Interval(-0.032, -0.05, -0.01)
+NO_BETTER = (
+    "no better than the start (-0.4, 95 % interval -1.9 to 1.1): pretrain.epochs: 0 is the better choice"
+)
+KEPT = "the start was kept; after epoch 4 held-out images had -3.2 (95 % interval -5.0 to -1.0)"
+SAME = Interval(0.0, 0.0, 0.0)
+LINES = [
+    (Interval(0.031, 0.012, 0.05), Trained(4, 4, LAST), ", +3.1 over the start (95 % interval 1.2 to 5.0)"),
+    (Interval(-0.004, -0.019, 0.011), Trained(4, 4, LAST), f", {NO_BETTER}"),
+    (SAME, Trained(4, 0, LAST), f": {KEPT}"),
+    (SAME, Trained(0, 0, None), ": the start as it is (pretrain.epochs: 0)"),
+]
+
+
+@pytest.mark.parametrize(("gain", "trained", "line"), LINES)
+def test_the_last_line_says_whether_training_helped(gain: Interval, trained: Trained, line: str) -> None:
+    assert verdict({"top1": 0.712}, gain, trained) == f"kNN 71.2 %{line}"
+
+
+def test_without_knn_nothing_is_claimed() -> None:
+    assert verdict(None, None, Trained(4, 4, None)).startswith("did training help? No kNN without labels")
+
+
+def test_what_pretrain_says_of_itself_is_read_back() -> None:
+    metrics = {"epoch": 3, "kept_epoch": 1, "knn_gain": 0.1, "knn_gain_low": 0.0, "knn_gain_high": 0.2}
+    assert Trained.of(metrics) == Trained(3, 1, Interval(0.1, 0.0, 0.2))
+    assert Trained.of({"epoch": 0, "kept_epoch": 0}) == Trained(0, 0, None)
+
+
+def test_the_table_of_outcomes_has_a_row_for_each_answer(tmp_path: Path) -> None:
+    def said(*predicted: int) -> Outcomes:
+        return Outcomes(np.array([0, 2]), np.array(predicted), np.array(predicted) == 1)
+
+    outcomes = {"encoder": {"knn": said(1, 1)}, "start": {"knn": said(1, 0)}, "pixels": {"knn": said(-1, 0)}}
+    path = tmp_path / "outcomes.parquet"
+    write_outcomes(path, outcomes, np.array([7, 8, 9]))
+    table = pd.read_parquet(path)
+    assert list(table.columns) == ["id", "subject", "protocol", "predicted", "correct"]
+    assert table["id"].tolist() == [7, 9] * 3
+    assert table["subject"].tolist() == ["encoder"] * 2 + ["start"] * 2 + ["pixels"] * 2
+    assert table["predicted"].tolist() == [1, 1, 1, 0, -1, 0]
+    assert table["correct"].tolist() == [True, True, True, False, False, False]
+    content = path.read_bytes()
+    write_outcomes(path, outcomes, np.array([7, 8, 9]))
+    assert path.read_bytes() == content
+    assert gains(outcomes)["knn"].value == 0.5
+    write_outcomes(path, {}, np.array([7, 8, 9]))
+    assert len(pd.read_parquet(path)) == 0
