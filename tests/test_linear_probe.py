@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.evaluation import logistic
 from pipeline.evaluation.labelled import Labelled
+from pipeline.evaluation.probes import logistic
 from pipeline.evaluation.probes.draws import split_stratified
 from pipeline.evaluation.probes.linear_probe import score_few_labels, score_linear
 from pipeline.evaluation.probes.logistic import fit_logistic

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.params import loaded as module
+from pipeline.provenance import loaded as module
 from pipeline.provenance.loaded import Loaded
 from tests.conftest import ROOT, change_params
 from tests.processes import run, run_stage, use_every_core

@@ -59,7 +59,7 @@ def test_the_default_params_are_valid_and_frozen(params: Params) -> None:
         (
             "pretrain.backbone.freeze",
             1,
-            "pretrain.backbone: freeze keeps stages as they are, but the weights are random",
+            "pretrain.backbone: freeze keeps stages as they are, but ",
         ),
         ("pretrain.batchsize", 9, "pretrain.batchsize: unknown key, did you mean batch_size?"),
         ("zzz", 1, "zzz: unknown key; known here: dataset, pretrain, export, embed, index, evaluate"),
