@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.training.resuming.kept_runs import folder_md5, kept_runs, mark_finished, prune, recorded_outputs
+from pipeline.provenance.recorded import recorded_outputs
+from pipeline.training.resuming.kept_runs import folder_md5, kept_runs, mark_finished, prune
 from tests.conftest import change_params
 from tests.processes import fails, run_stage, start_stage, use_every_core, wait_until
 
