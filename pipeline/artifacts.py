@@ -38,6 +38,14 @@ class Artifacts:
         return self.root / "source.json"
 
     @property
+    def code(self) -> Path:
+        """A file a stage: the hash of its code."""
+        return self.root / "code"
+
+    def stage_code(self, stage: str) -> Path:
+        return self.code / f"{stage}.json"
+
+    @property
     def weights(self) -> Path:
         """The hash of what the training begins with."""
         return self.root / "weights.json"
@@ -165,7 +173,7 @@ def stages_under_way(data: Artifacts | None = None) -> list[tuple[Path, int]]:
     folders = (data.images, data.pretrain, data.encoders, data.embeddings, data.index, data.evaluation)
     return [
         (path, process)
-        for path in (data.source, data.weights, *folders)
+        for path in (data.code, data.source, data.weights, *folders)
         if (process := writer(path)) is not None
     ]
 

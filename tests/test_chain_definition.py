@@ -9,39 +9,14 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from pipeline.params.reader import Params
-from pipeline.provenance.code import WITHOUT_EFFECT, why_without_effect
+from pipeline.provenance import imports as module
+from pipeline.provenance.code import WITHOUT_EFFECT, code_files, why_without_effect
+from pipeline.provenance.imports import STAGES as CODE
+from pipeline.provenance.imports import imported, stage_code, stage_sha256
 from tests.conftest import ROOT
+from tests.processes import run
 
 STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
-
-
-def imported_modules(file: Path) -> set[Path]:
-    """The project's own files that a file imports, at whatever depth, those inside functions included."""
-    found: set[Path] = set()
-    waiting = [file]
-    while waiting:
-        tree = ast.parse(waiting.pop().read_text())
-        guarded = {
-            id(node)
-            for block in ast.walk(tree)
-            if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-            for node in ast.walk(block)
-        }
-        for node in ast.walk(tree):
-            if id(node) in guarded:
-                continue
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            for name in names:
-                path = ROOT / name.replace(".", "/")
-                for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-                    if candidate.is_file() and candidate not in found:
-                        found.add(candidate)
-                        waiting.append(candidate)
-    return found
 
 
 def leaves(section: type[BaseModel], prefix: str = "") -> set[str]:
@@ -63,18 +38,63 @@ def keys(values: dict[str, Any], prefix: str = "") -> set[str]:
     return names
 
 
-def expected_deps(stage: str) -> set[str]:
-    """The modules that a stage imports, and among them those that can change what it writes."""
-    file = ROOT / "stages" / f"{stage}.py"
-    imported = {path.relative_to(ROOT).as_posix() for path in imported_modules(file) | {file}}
-    (section,) = STAGES[stage]["params"]
-    return {path for path in imported if why_without_effect(path, section) is None}
+@pytest.mark.parametrize("stage", CODE)
+def test_a_stage_depends_on_the_hash_of_its_code(stage: str) -> None:
+    assert f"data/code/{stage}.json" in STAGES[stage]["deps"]
+    assert STAGES[stage]["params"] == [CODE[stage]]
+    assert not [dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_deps_name_every_imported_module_that_can_change_what_the_stage_writes(stage: str) -> None:
-    named = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
-    assert named == expected_deps(stage)
+def test_only_what_runs_every_time_has_no_hash_of_its_code() -> None:
+    assert {stage for stage in STAGES if STAGES[stage].get("always_changed")} == set(STAGES) - set(CODE)
+
+
+_LOADED = """
+import importlib, sys
+from pathlib import Path
+importlib.import_module(sys.argv[1])
+root = Path.cwd()
+for module in list(sys.modules.values()):
+    file = getattr(module, "__file__", None)
+    if file and Path(file).is_relative_to(root) and ".venv" not in file:
+        print(Path(file).relative_to(root).as_posix())
+"""
+
+
+@pytest.mark.parametrize("stage", CODE)
+def test_the_code_of_a_stage_is_at_least_what_its_process_loads(stage: str) -> None:
+    printed = run("python", "-c", _LOADED, f"stages.{stage}", cwd=ROOT).stdout.split()
+    loaded = {name for name in printed if not name.endswith("__init__.py")}
+    assert f"stages/{stage}.py" in loaded
+    assert loaded <= imported(f"stages/{stage}.py", code_files())
+    counts = {name for name in loaded if why_without_effect(name, CODE[stage]) is None}
+    assert counts <= set(stage_code(stage))
+
+
+def test_what_is_imported_within_a_function_counts_and_what_is_for_types_does_not() -> None:
+    files = code_files()
+    # sources/parquet.py reads tables within a function alone; artifacts.py has pandas for its types
+    assert "models/published_weights.py" in imported("stages/pretrain.py", files)
+    assert "pipeline/params/reader.py" not in imported("pipeline/params/pretrain_backbone.py", files)
+
+
+def test_a_word_in_a_module_changes_the_hash_of_the_stages_that_import_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {stage: stage_sha256(stage) for stage in CODE}
+    assert len(set(before.values())) == len(CODE)
+    for name, changed in {
+        "pipeline/errors.py": set(),
+        "pipeline/search/tuning.py": {"index"},
+        "models/simclr.py": {"pretrain"},
+        "pipeline/images.py": {"fetch", "export"},
+    }.items():
+        edited = tmp_path / Path(name).name
+        edited.write_text((ROOT / name).read_text() + "# a word\n")
+        files = code_files() | {name: edited}
+        monkeypatch.setattr(module, "code_files", lambda files=files: files)
+        after = {stage: stage_sha256(stage) for stage in CODE}
+        assert {stage for stage in CODE if after[stage] != before[stage]} == changed, name
 
 
 def test_every_key_of_params_yaml_is_typed_and_tracked_by_a_stage() -> None:
@@ -123,9 +143,9 @@ def test_an_init_names_things_and_does_nothing() -> None:
             assert all(isinstance(node, ast.Expr) for node in body), file
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", CODE)
 def test_a_stage_depends_on_its_own_section_of_the_params_and_on_no_other(stage: str) -> None:
-    (section,) = STAGES[stage]["params"]
-    typed = {dep for dep in STAGES[stage]["deps"] if dep.startswith("pipeline/params/")}
+    section = CODE[stage]
+    typed = {name for name in stage_code(stage) if name.startswith("pipeline/params/")}
     parts = {f"pipeline/params/pretrain_{part}.py" for part in ("backbone", "views") if section == "pretrain"}
     assert typed == parts | {f"pipeline/params/{name}.py" for name in (section, "reader", "section")}

@@ -19,7 +19,7 @@ ADDED = {
     "pretrain.backbone.name": "conv_mixer",
     "pretrain.backbone.width": 8,
 }
-CHAIN = "from stages import fetch, pretrain, export\nfetch.main()\npretrain.main()\nexport.main()\n"
+CHAIN = "from stages import fetch, weights, pretrain, export\nfetch.main()\nweights.main()\npretrain.main()\nexport.main()\n"
 
 
 def follow(page: list[tuple[str, str, str, str]], project: Path) -> None:
@@ -47,7 +47,7 @@ def test_the_page_adds_a_method_a_source_and_a_backbone_that_run(tmp_path: Path)
     follow(BLOCKS, copy)
     run("ruff", "check", ".", cwd=copy)
     run("ruff", "format", "--check", ".", cwd=copy)
-    # nothing was forgotten: dvc.yaml, the types of params.yaml and the documents name what was added
+    # nothing was forgotten: the types of params.yaml and the documents name what was added
     places = ("tests/test_chain_definition.py", "tests/test_docs.py", "tests/test_params.py")
     run("python", "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *places, cwd=copy)
 

@@ -20,7 +20,8 @@ from models.backbones import Backbone, build_backbone
 from models.methods import METHODS
 from pipeline.errors import EXIT_FAULT, MachineError, UserError
 from pipeline.params.pretrain import Pretrain
-from pipeline.training import learner, loop
+from pipeline.training import learner
+from pipeline.training import run as running
 from pipeline.training.guards import machine_errors
 from pipeline.training.loop import train
 from pipeline.training.pixels import pixel_statistics
@@ -289,7 +290,7 @@ def test_what_a_run_held_goes_when_the_run_does(
         learners.append(weakref.ref(made))
         return made
 
-    monkeypatch.setattr(loop, "Learner", note)
+    monkeypatch.setattr(running, "Learner", note)
     gc.disable()
     try:
         train(

@@ -6,16 +6,16 @@ on: after an edit or an upgrade just those stages run again whose results may di
 """
 
 import ast
+import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.provenance.code import code_files, why_without_effect
 
-# The section of params.yaml that each stage reads: of the others it takes no value.
-SECTIONS = {
-    "scan": "dataset",
-    "weights": "pretrain",
+# Those that depend on the hash of their code, and the section of params.yaml that each reads: of the others
+# it takes no value. Stages `scan` and `weights` run every time.
+STAGES = {
     "fetch": "dataset",
     "pretrain": "pretrain",
     "export": "export",
@@ -37,7 +37,7 @@ def stage_code(stage: str) -> dict[str, Path]:
     """These modules, by their path in the project, like `pipeline/artifacts.py`."""
     files = code_files()
     found = imported(f"stages/{stage}.py", files)
-    return {name: files[name] for name in found if why_without_effect(name, SECTIONS[stage]) is None}
+    return {name: files[name] for name in found if why_without_effect(name, STAGES[stage]) is None}
 
 
 def imported(module: str, files: Mapping[str, Path]) -> set[str]:
@@ -52,7 +52,8 @@ def imported(module: str, files: Mapping[str, Path]) -> set[str]:
     return found
 
 
-def _imports(path: Path) -> set[str]:
+@functools.cache
+def _imports(path: Path) -> frozenset[str]:
     """What one file imports, each as the path that it would have in the project, without its suffix."""
     tree = ast.parse(path.read_bytes())
     for_types = {
@@ -69,4 +70,4 @@ def _imports(path: Path) -> set[str]:
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
-    return {name.replace(".", "/") for name in names}
+    return frozenset(name.replace(".", "/") for name in names)

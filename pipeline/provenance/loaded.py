@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import Artifacts, read_json
 from pipeline.errors import UserError
 from pipeline.params.reader import PARAMS_FILE, parse_yaml, read_text
 from pipeline.provenance.code import code_files, loaded_code, why_without_effect
+from pipeline.provenance.imports import stage_sha256
 
 _UNREADABLE = object()
 _CLOCKS_DIFFER_BY_S = (
@@ -31,7 +33,8 @@ class Loaded:
         params_file: the params.yaml.
 
     Raises:
-        UserError: a module of the stage changed since the process began: it may have been read before that.
+        UserError: a module of the stage changed since the process began, and may have been read before that,
+            or since stage `scan` wrote down the hash that dvc.lock will have.
     """
 
     def __init__(self, stage: str, section: str, params_file: Path = PARAMS_FILE) -> None:
@@ -43,6 +46,9 @@ class Loaded:
             # what changed in the future was written by a clock that has been set back since
             if _process_began() + _CLOCKS_DIFFER_BY_S < path.stat().st_ctime <= time.time():
                 raise UserError(f"{name}: changed as stage '{stage}' began: run it again")
+        seen = Artifacts().stage_code(stage)
+        if seen.exists() and read_json(seen, made_by="scan").get("sha256") != stage_sha256(stage):
+            raise UserError(f"{seen}: the code of stage '{stage}' has changed since 'scan': run 'dvc repro'")
 
     def check(self) -> None:
         """Holds that the stage's own keys and its own modules are still those that it began with.
