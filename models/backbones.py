@@ -84,7 +84,7 @@ def build_backbone(
             the weights are not its own.
     """
     _check(name, width, stem, features)
-    if is_of_timm(name):
+    if _is_of_timm(name):
         return _timm_backbone(name, image_size, weights)
     width = published_width(name) if width is None else width
     assert width is not None
@@ -112,13 +112,8 @@ def _check(name: str, width: int | None, stem: str, features: str) -> None:
         raise ValueError(f"backbone {name!r} has one stem: leave stem at auto, not {stem}")
     if name not in RESNETS and features != "last":
         raise ValueError(f"backbone {name!r} has no features {features}: leave features at last")
-    if is_of_timm(name) and width is not None:
+    if _is_of_timm(name) and width is not None:
         raise ValueError(f"backbone {name!r} has a width of its own: leave width empty, not {width}")
-
-
-def is_of_timm(name: str) -> bool:
-    """Whether timm builds it."""
-    return name == EFFICIENTNET_LITE0 or name.startswith(PREFIX)
 
 
 def published_width(name: str) -> int | None:
@@ -126,6 +121,11 @@ def published_width(name: str) -> int | None:
     if name in RESNETS:
         return RESNET_WIDTH
     return SMALL_NETWORKS[name][0] if name in SMALL_NETWORKS else None
+
+
+def _is_of_timm(name: str) -> bool:
+    """Whether timm builds it."""
+    return name == EFFICIENTNET_LITE0 or name.startswith(PREFIX)
 
 
 def _timm_backbone(name: str, image_size: int, weights: Path | None) -> Backbone:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.backbones import build_backbone, is_of_timm
+from models.backbones import RESNETS, SMALL_NETWORKS, build_backbone
 
 
 def depthwise_share(name: str, image_size: int) -> float:
@@ -18,18 +18,25 @@ def depthwise_share(name: str, image_size: int) -> float:
         name: of `models.backbones.build_backbone`.
         image_size: side of the images in pixels.
     """
-    if not is_of_timm(name):
-        return 0.0
     counted = {True: 0, False: 0}
 
     def count(module: nn.Module, _: Any, output: Tensor) -> None:
-        is_depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
-        counted[is_depthwise] += output.numel()
+        counted[_is_depthwise(module)] += output.numel()
 
-    with torch.device("meta"), torch.no_grad():
-        backbone = build_backbone(name, width=None, image_size=image_size).module.eval()
+    # timm's may be large, so no memory for them; torch's first step on that device takes more than our own do
+    with torch.device("cpu" if name in SMALL_NETWORKS or name in RESNETS else "meta"), torch.no_grad():
+        try:
+            backbone = build_backbone(name, width=None, image_size=image_size).module.eval()
+        except ValueError:  # whoever builds it will say why it cannot be built
+            return 0.0
+        if not any(_is_depthwise(module) for module in backbone.modules()):
+            return 0.0
         for module in backbone.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.register_forward_hook(count)
         backbone(torch.empty(1, 3, image_size, image_size))
     return counted[True] / sum(counted.values())
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1

@@ -1,7 +1,8 @@
 """Recipes: overlays on params.yaml that fit the chain to a collection, applied with its comments kept.
 
-A recipe is recipes/NAME.yaml: a part of params.yaml whose first comment line describes it. It is laid over
-the recipe of the default, which names every key that any recipe sets; all other keys stay as they are.
+A recipe is NAME.yaml in the package's recipes/, or in a folder `recipes` of one's own: a part of params.yaml
+whose first comment line describes it. It is laid over the recipe of the default, which names every key that
+any recipe sets; all other keys stay as they are.
 """
 
 import difflib
@@ -23,8 +24,10 @@ from pipeline.errors import UserError
 from pipeline.params.dataset import NEEDS_A_PATH
 from pipeline.params.reader import PARAMS_FILE, check_params, parse_yaml, read_text
 
-RECIPES = Path("recipes")
+SHIPPED = Path(__file__).resolve().parents[1] / "recipes"
+FOLDERS = (SHIPPED, Path("recipes"))  # one's own come last, and stand before those of the package
 DEFAULT = "mnist5k"
+ALIASES = {"folder": "photos"}  # an earlier name
 
 
 @dataclass(frozen=True)
@@ -47,21 +50,20 @@ class Overlay:
     values: Mapping[str, Any]
 
 
-def describe_recipes(folder: Path = RECIPES) -> dict[str, str]:
-    """The names of the recipes, sorted, each with its first comment line.
-
-    Raises:
-        UserError: there is no recipe in the folder.
-    """
+def describe_recipes(folders: Sequence[Path] = FOLDERS) -> dict[str, str]:
+    """The names of the recipes, sorted, each with its first comment line."""
     comments = {
         name: [line for line in read_text(path).splitlines() if line.startswith("#")]
-        for name, path in _files(folder).items()
+        for name, path in _files(folders).items()
     }
     return {name: lines[0].lstrip("# ") if lines else "" for name, lines in comments.items()}
 
 
 def apply_recipe(
-    name: str, settings: Sequence[str], params_file: Path = PARAMS_FILE, folder: Path = RECIPES
+    name: str,
+    settings: Sequence[str],
+    params_file: Path = PARAMS_FILE,
+    folders: Sequence[Path] = FOLDERS,
 ) -> list[Change]:
     """Lays a recipe, and then the settings (`KEY=VALUE`), over params.yaml.
 
@@ -75,7 +77,7 @@ def apply_recipe(
     text = read_text(params_file)
     before = parse_yaml(text, params_file)
     # the default first, so that nothing is left of the recipe applied before
-    overlays = [read_recipe(DEFAULT, folder), read_recipe(name, folder), *map(parse_setting, settings)]
+    overlays = [read_recipe(DEFAULT, folders), read_recipe(name, folders), *map(parse_setting, settings)]
     overlaid = lay_over(text, overlays, params_file)
     after = parse_yaml(overlaid, params_file)
     _check(after, f"{params_file} with recipe {name}" + (" and -S" if settings else ""))
@@ -86,13 +88,14 @@ def apply_recipe(
     return changes
 
 
-def read_recipe(name: str, folder: Path = RECIPES) -> Overlay:
+def read_recipe(name: str, folders: Sequence[Path] = FOLDERS) -> Overlay:
     """The overlay of a recipe.
 
     Raises:
         UserError: there is none of this name, or its file holds no keys.
     """
-    files = _files(folder)
+    files = _files(folders)
+    name = ALIASES.get(name, name)
     if name not in files:
         raise UserError(f"recipe: {name!r} is none of {', '.join(files)}")
     path = files[name]
@@ -140,11 +143,9 @@ def differences(before: Any, after: Any) -> list[Change]:
     return [Change(key, old[key], new[key]) for key in new if repr(old[key]) != repr(new[key])]
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    files = {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
-    if not files:
-        raise UserError(f"{folder}: no recipes in this folder: run the command at the project's top")
-    return files
+def _files(folders: Sequence[Path]) -> dict[str, Path]:
+    files = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    return dict(sorted(files.items()))
 
 
 def _check(values: Any, origin: str) -> None:

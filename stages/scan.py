@@ -28,7 +28,7 @@ def main() -> None:
         found = fingerprint(params, SCRATCH / "hashes.sqlite")
         loaded.check()
         write_json(source, asdict(found))
-    if found.num_files:
+    if found.num_files and params.path is not None:
         print(f"{params.path}: {found.num_files:,} files, {found.num_bytes / 1e6:,.1f} MB")
 
 

@@ -19,7 +19,11 @@ ADDED = {
     "pretrain.backbone.name": "conv_mixer",
     "pretrain.backbone.width": 8,
 }
-CHAIN = "from stages import fetch, weights, pretrain, export\nfetch.main()\nweights.main()\npretrain.main()\nexport.main()\n"
+CHAIN = """
+from stages import export, fetch, pretrain, weights
+for stage in (fetch, weights, pretrain, export):
+    stage.main()
+"""
 
 
 def follow(page: list[tuple[str, str, str, str]], project: Path) -> None:

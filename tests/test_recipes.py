@@ -14,12 +14,12 @@ from tests.conftest import ROOT, change_params
 from tests.processes import fails, files_of_at_most, obey_permissions, run_lookalike
 from tests.test_cli import contents
 
-NAMES = ["cifar10", "folder", "mnist5k", "stl10"]  # of the collections
+NAMES = ["cifar10", "mnist5k", "photos", "scenes", "stl10"]  # of the collections
 EVERY = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
 DEFAULT = (ROOT / "params.yaml").read_text()
 LONG_PATH = "/home/someone/photographs of many years/everything.tar.gz"  # ends right of the comment's column
 PATH_NEEDED = (
-    "params.yaml with recipe folder: dataset.path: null, folder needs a folder, a .tar, .tar.gz, .tgz or "
+    "params.yaml with recipe photos: dataset.path: null, folder needs a folder, a .tar, .tar.gz, .tgz or "
     ".zip: add -S dataset.path=/path/to/photos"
 )
 
@@ -34,11 +34,11 @@ def project(tmp_path: Path) -> Path:
 
 def apply(project: Path, name: str, *settings: str) -> list[Change]:
     """Applies a recipe; one for a folder gets the path that it needs unless a setting gives one."""
-    if name in ("folder", "simclr-resnet18-224") and not any(
+    if name in ("folder", "photos", "simclr-resnet18-224") and not any(
         "dataset.path" in setting for setting in settings
     ):
         settings = ("dataset.path=/photos", *settings)
-    return apply_recipe(name, settings, project / "params.yaml", project / "recipes")
+    return apply_recipe(name, settings, project / "params.yaml", [project / "recipes"])
 
 
 def leaves(values: Any, prefix: str = "") -> dict[str, Any]:
@@ -56,7 +56,7 @@ def typed(project: Path) -> dict[str, Any]:
 def test_every_recipe_gives_params_that_the_stages_accept(project: Path, name: str) -> None:
     apply(project, name)
     params = load_params(project / "params.yaml")
-    assert params.dataset.name == name
+    assert params.dataset.name == ("folder" if name == "photos" else name)
     assert params.export.name == f"lookalike-{name}"
     assert params.pretrain.views.size <= params.dataset.image_size
 
@@ -74,7 +74,7 @@ def test_a_recipe_gives_the_same_bytes_whatever_stood_before(project: Path, name
 
 @pytest.mark.parametrize("name", EVERY)
 def test_the_default_names_every_key_that_a_recipe_sets(name: str) -> None:
-    default, keys = (leaves(read_recipe(recipe, ROOT / "recipes").values) for recipe in ("mnist5k", name))
+    default, keys = (leaves(read_recipe(recipe, [ROOT / "recipes"]).values) for recipe in ("mnist5k", name))
     assert set(keys) <= set(default)
 
 
@@ -127,7 +127,7 @@ def test_the_layout_of_other_lists_and_comments_is_kept() -> None:
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("cifar10", []), ("stl10", []), ("folder", ["-S", "dataset.path=/photos", "-S", "embed.batch_size=64"])],
+    [("cifar10", []), ("stl10", []), ("photos", ["-S", "dataset.path=/photos", "-S", "embed.batch_size=64"])],
 )
 def test_the_printed_changes_are_the_keys_that_differ(project: Path, name: str, settings: list[str]) -> None:
     before = typed(project)
@@ -135,9 +135,10 @@ def test_the_printed_changes_are_the_keys_that_differ(project: Path, name: str, 
     after = typed(project)
     assert last == "next: dvc repro"
     assert [line.partition(":")[0] for line in lines] == [key for key in after if before[key] != after[key]]
-    assert f"dataset.name: mnist5k -> {name}" in lines
-    assert "evaluate.linear.C: [0.01, 0.1, 1.0] -> [0.01, 0.1]" in lines
-    assert ("dataset.path: null -> /photos" in lines) == (name == "folder")
+    assert f"dataset.name: mnist5k -> {'folder' if name == 'photos' else name}" in lines
+    chosen = "[0.001, 0.01, 0.1]" if name == "photos" else "[0.01, 0.1]"
+    assert f"evaluate.linear.C: [0.01, 0.1, 1.0] -> {chosen}" in lines
+    assert ("dataset.path: null -> /photos" in lines) == (name == "photos")
 
 
 def test_settings_stand_on_top_of_the_recipe_and_the_last_one_wins(project: Path) -> None:
@@ -183,7 +184,7 @@ def test_a_recipe_mends_values_that_were_wrong(project: Path) -> None:
     [
         ("cifar", "recipe: 'cifar' is none of " + ", ".join(EVERY)),
         ("../params", "recipe: '../params' is none of " + ", ".join(EVERY)),
-        ("folder", PATH_NEEDED),
+        ("photos", PATH_NEEDED),
         (
             "cifar10 -S pretrain.epochs",
             "-S 'pretrain.epochs': should be KEY=VALUE, like -S pretrain.epochs=20",
@@ -254,16 +255,31 @@ def test_a_mistake_in_a_recipe_is_one_line_and_changes_nothing(project: Path, te
 def test_a_path_of_an_earlier_recipe_does_not_slip_in(project: Path) -> None:
     apply(project, "folder", "dataset.path=/photos")
     with pytest.raises(UserError, match=r"add -S dataset.path=/path/to/photos"):
-        apply_recipe("folder", [], project / "params.yaml", project / "recipes")
+        apply_recipe("folder", [], project / "params.yaml", [project / "recipes"])
 
 
-def test_a_folder_without_the_files_says_where_to_go(project: Path) -> None:
-    shutil.rmtree(project / "recipes")
-    line = fails(2, "lookalike", "recipe", cwd=project)
-    assert line == "recipes: no recipes in this folder: run the command at the project's top"
+def test_a_folder_without_params_says_where_to_go(project: Path) -> None:
     (project / "params.yaml").unlink()
     line = fails(2, "lookalike", "recipe", "cifar10", cwd=project)
     assert line == "params.yaml: not in this folder: run the command at the project's top"
+
+
+def test_recipes_come_with_the_package_and_a_persons_own_stand_before_them(project: Path) -> None:
+    shutil.rmtree(project / "recipes")
+    run_lookalike("recipe", "cifar10", cwd=project)
+    assert load_params(project / "params.yaml").dataset.name == "cifar10"
+    (project / "recipes").mkdir()
+    (project / "recipes/cifar10.yaml").write_text("pretrain: {epochs: 3}\n")
+    run_lookalike("recipe", "cifar10", cwd=project)
+    assert load_params(project / "params.yaml").pretrain.epochs == 3
+
+
+def test_folder_is_a_name_of_photos(project: Path) -> None:
+    apply(project, "photos")
+    expected = (project / "params.yaml").read_text()
+    apply(project, "mnist5k")
+    apply(project, "folder")
+    assert (project / "params.yaml").read_text() == expected
 
 
 @pytest.mark.parametrize(
@@ -291,10 +307,10 @@ def test_without_a_name_the_recipes_are_listed(project: Path) -> None:
         assert re.fullmatch(r"# [A-Z].*[^ ]", first)
         assert f"{name:{max(map(len, EVERY))}}  {first[2:]}" in lines
     assert "mine" in lines  # and no description
-    assert list(describe_recipes(project / "recipes")) == sorted([*EVERY, "mine"])
+    assert list(describe_recipes([project / "recipes"])) == sorted([*EVERY, "mine"])
 
 
 def test_help_shows_examples() -> None:
     text = run_lookalike("recipe", "--help", cwd=ROOT).stdout
-    assert "lookalike recipe folder -S dataset.path=/path/to/photos" in text
+    assert "lookalike recipe photos -S dataset.path=/path/to/photos" in text
     assert "recipe" in run_lookalike("--help", cwd=ROOT).stdout

@@ -7,6 +7,7 @@ import typer
 
 from pipeline.cli.doctor import doctor
 from pipeline.cli.embed import embed
+from pipeline.cli.init import init
 from pipeline.cli.query import query
 from pipeline.cli.recipe import recipe
 from pipeline.errors import plain_errors
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command()(query)
 app.command()(embed)
+app.command()(init)
 app.command()(recipe)
 app.command()(doctor)
 

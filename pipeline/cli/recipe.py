@@ -16,7 +16,7 @@ def recipe(
         typer.Option("-S", metavar="KEY=VALUE", help="Set this key too, after the recipe. Repeatable."),
     ] = None,
 ) -> None:
-    """Sets params.yaml to one of the recipes that stand in recipes/.
+    """Sets params.yaml to one of the recipes of the package, or of a folder recipes/ of your own.
 
     A recipe fits the chain to a collection of images. Comments in params.yaml stay, and so does every key
     that the recipe does not name.
@@ -25,7 +25,7 @@ def recipe(
     Examples:
       lookalike recipe
       lookalike recipe cifar10
-      lookalike recipe folder -S dataset.path=/path/to/photos
+      lookalike recipe photos -S dataset.path=/path/to/photos
       lookalike recipe stl10 -S pretrain.epochs=20 -S pretrain.batch_size=128
       lookalike recipe mnist5k
     """

@@ -15,7 +15,7 @@ NEEDS_A_PATH = {  # the collections of one's own, and what their dataset.path ma
 class Dataset(Section):
     """Which images, how large, and how they are split."""
 
-    name: Literal["mnist5k", "cifar10", "stl10", "folder", "parquet"]
+    name: Literal["mnist5k", "scenes", "cifar10", "stl10", "folder", "parquet"]
     path: NonEmpty | None
     labels: Literal["auto", "folders", "none"]
     root: NonEmpty

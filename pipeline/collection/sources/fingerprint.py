@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from pipeline.artifacts import sha256_of
 from pipeline.collection.sources.files import Found, source_path, walk
+from pipeline.collection.sources.scenes import ARCHIVE
 from pipeline.errors import MachineError
 from pipeline.images import SUFFIXES
 from pipeline.params.dataset import Dataset
@@ -49,6 +50,8 @@ def fingerprint(params: Dataset, known_hashes: Path) -> Fingerprint:
         UserError: there is no such folder or file.
         MachineError: another program holds `known_hashes`, or the disk has no room for it.
     """
+    if params.name == "scenes":  # it comes with the package, and may be another one after an upgrade
+        return Fingerprint(params.name, 1, ARCHIVE.stat().st_size, sha256_of(ARCHIVE))
     if params.path is None or params.name not in ("folder", "parquet"):
         return Fingerprint(params.name, 0, 0, hashlib.sha256(params.name.encode()).hexdigest())
     path = source_path(params)

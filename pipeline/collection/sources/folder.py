@@ -14,16 +14,24 @@ from pipeline.params.dataset import Dataset
 
 
 def folder(params: Dataset) -> Collection:
-    """The images of `dataset.path`, in the layouts of `arrange`.
-
-    The images stand in the order of their names, so that a folder and the archives made of it give the same
-    collection.
+    """The images of `dataset.path`.
 
     Raises:
         UserError: there is no such path, it is no archive of a known kind, it is damaged, or it holds no
             image.
     """
-    path = source_path(params)
+    return images_of(source_path(params), params)
+
+
+def images_of(path: Path, params: Dataset) -> Collection:
+    """The images of a folder or an archive, in the layouts of `arrange`.
+
+    The images stand in the order of their names, so that a folder and the archives made of it give the same
+    collection.
+
+    Raises:
+        UserError: as `folder`, for a path that exists.
+    """
     members = reader_of(path)
     if members is None:
         raise UserError(

@@ -1,0 +1,89 @@
+"""Makes a project: a folder that is a git repository with DVC, and holds nothing of this package's code."""
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.errors import MachineError, UserError
+from pipeline.recipes import DEFAULT, apply_recipe
+
+TEMPLATE = Path(__file__).parent / "template"
+# What stands in the template under a name that means nothing there.
+_NAMES = {"gitignore": ".gitignore"}
+_PATH = "dataset.path="
+
+
+def new_project(folder: Path, recipe: str = DEFAULT, settings: Sequence[str] = ()) -> Path:
+    """Makes the folder whole or not at all.
+
+    Args:
+        folder: that is to be made; it may exist if it is empty.
+        recipe: that its params.yaml is set to.
+        settings: `KEY=VALUE` to lay over it; a `dataset.path` is meant from here.
+
+    Returns:
+        The folder, absolute.
+
+    Raises:
+        UserError: something stands there, or the recipe or a setting is refused.
+        MachineError: git or DVC cannot be run.
+    """
+    place = folder.absolute()
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UserError(f"{folder}: is there already, and not an empty folder: choose another name")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.parent / f".{place.name}.{secrets.token_hex(4)}.partial"
+    try:
+        partial.mkdir()
+        for file in sorted(TEMPLATE.iterdir()):
+            shutil.copyfile(file, partial / _NAMES.get(file.name, file.name))
+        apply_recipe(recipe, [_from_here(setting) for setting in settings], partial / "params.yaml")
+        _begin_history(partial)
+        partial.rename(place)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return place
+
+
+def _from_here(setting: str) -> str:
+    """The path of a setting as it is from any folder, where it names something that is here."""
+    value = setting.removeprefix(_PATH)
+    if value == setting or not Path(value).exists():
+        return setting
+    return f"{_PATH}{Path(value).absolute()}"
+
+
+def _begin_history(folder: Path) -> None:
+    """git and DVC; within another repository DVC alone, for this folder of it."""
+    within = _run(["git", "rev-parse", "--is-inside-work-tree"], folder.parent).returncode == 0
+    if not within:
+        _must(["git", "init", "--quiet"], folder)
+    dvc = [sys.executable, "-m", "dvc"]
+    _must([*dvc, "init", "--quiet", *(["--subdir"] if within else [])], folder)
+    for key in ("core.analytics", "core.check_update"):
+        _must([*dvc, "config", "--quiet", key, "false"], folder)
+
+
+def _must(command: list[str], folder: Path) -> None:
+    done = _run(command, folder)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise MachineError(f"{' '.join(command[-3:])}: {reason}")
+
+
+def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except FileNotFoundError:
+        raise MachineError(f"{command[0]} is not installed, or not on the PATH: a project needs it") from None
