@@ -75,17 +75,32 @@ def apply_recipe(
             result that breaks the rules of params.yaml. The file is untouched then.
     """
     text = read_text(params_file)
-    before = parse_yaml(text, params_file)
-    # the default first, so that nothing is left of the recipe applied before
-    overlays = [read_recipe(DEFAULT, folders), read_recipe(name, folders), *map(parse_setting, settings)]
-    overlaid = lay_over(text, overlays, params_file)
-    after = parse_yaml(overlaid, params_file)
-    _check(after, f"{params_file} with recipe {name}" + (" and -S" if settings else ""))
-    changes = differences(before, after)
+    overlaid = with_recipe(text, name, settings, params_file, folders)
+    changes = differences(parse_yaml(text, params_file), parse_yaml(overlaid, params_file))
     if changes:
         with atomic_file(params_file) as partial:
             partial.write_text(overlaid, encoding="utf-8")
     return changes
+
+
+def with_recipe(
+    text: str,
+    name: str,
+    settings: Sequence[str],
+    params_file: Path = PARAMS_FILE,
+    folders: Sequence[Path] = FOLDERS,
+) -> str:
+    """The text of params.yaml with a recipe, and then the settings, laid over it.
+
+    Raises:
+        UserError: as `apply_recipe`.
+    """
+    # the default first, so that nothing is left of the recipe applied before
+    overlays = [read_recipe(DEFAULT, folders), read_recipe(name, folders), *map(parse_setting, settings)]
+    overlaid = lay_over(text, overlays, params_file)
+    origin = f"{params_file} with recipe {name}" + (" and -S" if settings else "")
+    _check(parse_yaml(overlaid, params_file), origin)
+    return overlaid
 
 
 def read_recipe(name: str, folders: Sequence[Path] = FOLDERS) -> Overlay:

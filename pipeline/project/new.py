@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import MachineError, UserError
-from pipeline.recipes import DEFAULT, apply_recipe
+from pipeline.params.reader import PARAMS_FILE
+from pipeline.recipes import DEFAULT, with_recipe
 
 TEMPLATE = Path(__file__).parent / "template"
 # What stands in the template under a name that means nothing there.
@@ -35,13 +36,15 @@ def new_project(folder: Path, recipe: str = DEFAULT, settings: Sequence[str] = (
     place = folder.absolute()
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise UserError(f"{folder}: is there already, and not an empty folder: choose another name")
+    given = (TEMPLATE / PARAMS_FILE.name).read_text(encoding="utf-8")
+    params = with_recipe(given, recipe, [_from_here(setting) for setting in settings])
     place.parent.mkdir(parents=True, exist_ok=True)
     partial = place.parent / f".{place.name}.{secrets.token_hex(4)}.partial"
     try:
         partial.mkdir()
         for file in sorted(TEMPLATE.iterdir()):
             shutil.copyfile(file, partial / _NAMES.get(file.name, file.name))
-        apply_recipe(recipe, [_from_here(setting) for setting in settings], partial / "params.yaml")
+        (partial / PARAMS_FILE.name).write_text(params, encoding="utf-8")
         _begin_history(partial)
         partial.rename(place)
     finally:
@@ -66,6 +69,7 @@ def _begin_history(folder: Path) -> None:
     _must([*dvc, "init", "--quiet", *(["--subdir"] if within else [])], folder)
     for key in ("core.analytics", "core.check_update"):
         _must([*dvc, "config", "--quiet", key, "false"], folder)
+    _must(["git", "add", "--all"], folder)
 
 
 def _must(command: list[str], folder: Path) -> None:
