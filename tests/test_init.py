@@ -14,9 +14,9 @@ from tests.processes import NUM_CORES, fails, run, run_lookalike
 TEMPLATE = ROOT / "pipeline/project/template"
 
 
-@pytest.mark.parametrize("name", ["params.yaml", "dvc.yaml"])
-def test_a_project_begins_as_this_repository_does(name: str) -> None:
-    assert (TEMPLATE / name).read_bytes() == (ROOT / name).read_bytes()
+@pytest.mark.parametrize(("name", "here"), [("params.yaml", "params.yaml"), ("chain.yaml", "dvc.yaml")])
+def test_a_project_begins_as_this_repository_does(name: str, here: str) -> None:
+    assert (TEMPLATE / name).read_bytes() == (ROOT / here).read_bytes()
 
 
 def test_a_project_keeps_the_same_out_of_git(tmp_path: Path) -> None:

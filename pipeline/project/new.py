@@ -13,8 +13,8 @@ from pipeline.params.reader import PARAMS_FILE
 from pipeline.recipes import DEFAULT, with_recipe
 
 TEMPLATE = Path(__file__).parent / "template"
-# What stands in the template under a name that means nothing there.
-_NAMES = {"gitignore": ".gitignore"}
+# What stands in the template under another name: in this repository git and DVC would take it for theirs.
+_NAMES = {"gitignore": ".gitignore", "chain.yaml": "dvc.yaml"}
 _PATH = "dataset.path="
 
 
