@@ -12,10 +12,10 @@ define install
 	@touch $@
 endef
 
-.PHONY: help install repro check test bench verify clean
+.PHONY: help install repro check test test-install bench verify clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 install: $(VENV)/installed  ## make the environment, .venv, and nothing more
 
@@ -30,7 +30,10 @@ check: $(VENV)/installed-test  ## lint, format, types, import rules, the shape o
 	pytest --quiet tests/test_rooms.py
 
 test: check  ## everything that must hold: `make check`, then the tests, on every core
-	pytest --numprocesses auto --maxprocesses 8 --dist loadgroup
+	pytest -m "not installs" --numprocesses auto --maxprocesses 8 --dist loadgroup
+
+test-install: $(VENV)/installed-test  ## the built wheel in fresh environments; asks the package index
+	pytest -m installs
 
 bench: $(VENV)/installed-bench  ## the training step beside its peers', in one run (ARCHIVE=cifar10.tar)
 	python -m benchmarks.simclr_step $(if $(ARCHIVE),--archive $(ARCHIVE))
@@ -50,7 +53,7 @@ clean:  ## remove the environment; data/ and the DVC cache stay
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV): about 6 GB, several minutes the first time"
-	$(call install,.)
+	$(call install,'.[train]')
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(call install,'.[test]')

@@ -7,6 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGINT
 
+# The modules of the extra `train`, which a search does without.
+TRAINING_STACK = (
+    *("dvc", "dvclive", "mlxtend", "onnx", "onnxscript", "safetensors", "sklearn", "timm", "torch"),
+    "torchvision",
+)
+
 EXIT_FAULT = 1
 EXIT_MISTAKE = 2
 EXIT_BY_SIGNAL = 128  # and the number of the signal, as shells count
@@ -30,6 +36,11 @@ class StoppedError(RuntimeError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.signal_number = signal_number
+
+
+def needs_training_stack(module: str) -> str:
+    """What a person is told who has installed what searches, and asks for what trains."""
+    return f"{module} is not installed, which this needs: pip install 'lookalike[train]'"
 
 
 def missing_output(path: Path, made_by: str) -> UserError:
@@ -58,8 +69,9 @@ _OS_MENDS = {
 def plain_errors() -> Iterator[None]:
     """Turns the errors that a person can act on into one line on stderr and an exit code.
 
-    A `UserError` exits with 2; an `MachineError` or an `OSError` (disk full, no permission) with 1;
-    Ctrl-C with 130. Anything else is a bug and keeps its traceback.
+    A `UserError` exits with 2; a `MachineError`, an `OSError` (disk full, no permission) or a package of the
+    training stack that is not installed with 1; Ctrl-C with 130. Anything else is a bug and keeps its
+    traceback.
     """
     try:
         yield
@@ -69,6 +81,11 @@ def plain_errors() -> Iterator[None]:
         _leave(str(error), EXIT_FAULT)
     except StoppedError as error:
         _leave(str(error), EXIT_BY_SIGNAL + error.signal_number)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in TRAINING_STACK:
+            raise
+        _leave(needs_training_stack(module), EXIT_FAULT)
     except BrokenPipeError:
         # `lookalike query ... | head`: the reader left; there is no one to tell.
         sys.stderr.close()

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
 
-from models.backbones import BACKBONES, build_backbone
+from models.backbones import BACKBONES, build_backbone, published_width
+from models.published_weights import NoPretrainedWeightsError, published_weights
 from models.resnet_blocks import PreActivationBlock
 from pipeline.encoder.export import OPSET
 from pipeline.params.reader import Params
@@ -204,7 +205,7 @@ def test_a_timm_model_gives_the_features_it_promises(name: str, size: int, featu
 
 def test_another_network_in_params_has_the_published_width(params: Params) -> None:
     """He et al. 2015, arXiv:1512.03385, table 1: the last stage of ResNet-18 has 512 channels."""
-    chosen = params.pretrain.backbone.model_dump() | {"name": "resnet18"}
+    chosen = params.pretrain.backbone.architecture() | {"name": "resnet18"}
     assert build_backbone(**chosen, image_size=32).feature_dim == 512
 
 
@@ -237,9 +238,7 @@ def test_an_unknown_backbone_is_refused_with_the_nearest(name: str, message: str
             "'resnet20' has no features stages: leave features at",
         ),
         ({"name": "timm:resnet18", "width": 16}, "'timm:resnet18' has a width of its own"),
-        ({"name": "resnet18", "pretrained": True}, "no pretrained weights.*a name like timm:resnet18"),
         ({"name": "timm:test_vit", "image_size": 33}, "'timm:test_vit' cannot be built for images of 33 px"),
-        ({"name": "timm:coatnet_0_224", "pretrained": True}, "timm has no pretrained weights of it"),
     ],
 )
 def test_what_a_backbone_does_not_have_is_refused(options: dict[str, Any], message: str) -> None:
@@ -248,13 +247,26 @@ def test_what_a_backbone_does_not_have_is_refused(options: dict[str, Any], messa
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet18", "no pretrained weights.*a name like efficientnet_lite0 or timm:resnet18"),
+        ("timm:coatnet_0_224", "timm has no pretrained weights of it"),
+    ],
+)
+def test_weights_that_nobody_published_are_refused(name: str, message: str) -> None:
+    with pytest.raises(NoPretrainedWeightsError, match=message) as error:
+        published_weights(name)
+    assert "\n" not in str(error.value)
+
+
 _WITHOUT_NETWORK = """
 import time
 import timm
-from models.backbones import build_backbone
+from models.published_weights import published_weights
 started = time.perf_counter()
 try:
-    build_backbone("timm:resnet18", width=None, image_size=32, pretrained=True)
+    published_weights("timm:resnet18")
 except ValueError as error:
     assert "\\n" not in str(error)
     print(error)
@@ -291,7 +303,8 @@ def test_pretrained_weights_come_from_the_cache_with_their_mean_and_std(
     published = timm.create_model("test_resnet", num_classes=1000)
     save_file(published.state_dict(), snapshot / "model.safetensors")
     torch.manual_seed(2)
-    backbone = build_backbone("timm:test_resnet", width=None, image_size=32, pretrained=True)
+    path = published_weights("timm:test_resnet")
+    backbone = build_backbone("timm:test_resnet", width=None, image_size=32, weights=path)
     weights = backbone.module.state_dict()
     assert 0 < len(weights) == len(published.state_dict()) - 2  # the classifier's
     assert all(torch.equal(weights[name], published.state_dict()[name]) for name in weights)
@@ -315,7 +328,8 @@ def test_pretrained_weights_that_are_not_cached_are_fetched(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda _repository, file: str(tmp_path / file))
-    backbone = build_backbone("timm:test_resnet", width=None, image_size=32, pretrained=True)
+    path = published_weights("timm:test_resnet")
+    backbone = build_backbone("timm:test_resnet", width=None, image_size=32, weights=path)
     assert [url.split("/")[-1] for url in asked] == ["model.safetensors", "pytorch_model.bin"]
     weights = backbone.module.state_dict()
     assert all(torch.equal(weights[name], published.state_dict()[name]) for name in weights)
@@ -389,7 +403,7 @@ def test_narrow_backbones_train_without_writing_out_of_bounds() -> None:
 @pytest.mark.parametrize("name", [*BACKBONES, "timm:convnext_atto", "timm:vit_tiny_patch16_224"])
 def test_the_layout_of_the_pixels_changes_no_feature(name: str) -> None:
     torch.manual_seed(0)
-    width = 8 if name in BACKBONES else None
+    width = None if published_width(name) is None else 8
     module = build_backbone(name, width=width, image_size=32).module.eval()
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():

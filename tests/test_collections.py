@@ -175,7 +175,7 @@ def test_unlabelled_images_are_learned_from_and_searched_and_never_scored_on(
             shutil.copy(picture, folder / f"{name}{number}.jpg")
     done = run(
         *("dvc", "exp", "run", "-S", f"dataset.path={tmp_path}", "-S", "dataset.image_size=32"),
-        *("-S", "pretrain.views.size=16", "-S", "pretrain.batch_size=32"),
+        *("-S", "pretrain.epochs=1", "-S", "pretrain.views.size=32", "-S", "pretrain.batch_size=32"),
         cwd=chain,
     )
     try:

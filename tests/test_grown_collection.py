@@ -151,14 +151,14 @@ def test_new_photographs_are_found_by_the_encoder_that_is_kept(shop: Path) -> No
     write_photos(shop.parent / "photos", range(NUM_PHOTOS, NUM_PHOTOS + 5))
     follow("dvc freeze pretrain", shop)
     done = run("dvc", "repro", cwd=shop)
-    assert stages_run(done) == ["scan", "fetch", "embed", "index", "evaluate"]
+    assert stages_run(done) == ["scan", "weights", "fetch", "embed", "index", "evaluate"]
     assert f"{NUM_PHOTOS} files were decoded before, and not again" in done.stdout
     assert (shop / "data/encoder/encoder.onnx").read_bytes() == encoder
     newest = shop.parent / f"photos/class {(NUM_PHOTOS + 4) % 3}/{NUM_PHOTOS + 4}.png"
     found = run("lookalike", "query", str(newest), "-k", "1", "--json", cwd=shop)
     assert json.loads(found.stdout)[0]["neighbors"][0]["source"].endswith(f"/{NUM_PHOTOS + 4}.png")
     again = run("dvc", "repro", cwd=shop)
-    assert stages_run(again) == ["scan"]
+    assert stages_run(again) == ["scan", "weights"]
     commit(shop)
 
 
@@ -175,7 +175,7 @@ def test_where_the_photographs_are_not_the_later_stages_run(shop: Path, tmp_path
     try:
         change_params(clone / "params.yaml", {"index.factory": "HNSW8"})
         done = run("dvc", "repro", "index", cwd=clone)
-        assert stages_run(done) == ["scan", "index"]
+        assert stages_run(done) == ["scan", "weights", "index"]
         line = f"scan: {shop.parent / 'photos'} is not here or empty: what was read of it, in data, is kept"
         assert line in done.stdout
         change_params(clone / "params.yaml", {"dataset.path": str(shop.parent / "photoes")})
@@ -204,7 +204,7 @@ def test_linked_outputs_stand_once_on_disk_and_what_nothing_uses_goes(shop: Path
         )
     follow("dvc gc --workspace", shop, "--force")
     assert len([path for path in cache.rglob("*") if path.is_file()]) < len(objects)
-    assert stages_run(run("dvc", "repro", cwd=shop)) == ["scan"]
+    assert stages_run(run("dvc", "repro", cwd=shop)) == ["scan", "weights"]
     follow("dvc unfreeze pretrain", shop)
     assert "frozen" not in (shop / "dvc.yaml").read_text()
 

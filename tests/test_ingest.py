@@ -340,6 +340,7 @@ def test_more_than_the_allowed_share_stops_with_a_summary_and_nothing_is_lost(pr
     assert len(pd.read_csv(project / "data/rejected.csv")) == 200
     assert (images / "train.npy").read_bytes() == b"of the run before"
     assert sorted(path.name for path in (project / "data").iterdir()) == [
+        "code",
         "images",
         "rejected.csv",
         "source.json",

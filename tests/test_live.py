@@ -61,6 +61,15 @@ def test_no_file_of_the_project_stays_open(tmp_path: Path, monkeypatch: pytest.M
     assert not [path for path in still_open if path.is_relative_to(tmp_path)]
 
 
+def test_a_repository_without_a_commit_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in ("git init --quiet", "dvc init --quiet"):
+        subprocess.run(command.split(), check=True)
+    with LivePlots(tmp_path / "live", tensorboard=False) as plots:
+        plots.show(HISTORY)
+    assert (tmp_path / "live/report.html").exists()
+
+
 def test_tensorboard_reads_the_event_files(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     with LivePlots(tmp_path / "live", tensorboard=True) as plots:

@@ -34,9 +34,8 @@ def project(tmp_path: Path) -> Path:
 
 def apply(project: Path, name: str, *settings: str) -> list[Change]:
     """Applies a recipe; one for a folder gets the path that it needs unless a setting gives one."""
-    if name in ("folder", "photos", "simclr-resnet18-224") and not any(
-        "dataset.path" in setting for setting in settings
-    ):
+    of_folder = read_recipe(name).values["dataset"]["name"] == "folder"
+    if of_folder and not any("dataset.path" in setting for setting in settings):
         settings = ("dataset.path=/photos", *settings)
     return apply_recipe(name, settings, project / "params.yaml", [project / "recipes"])
 

@@ -14,16 +14,8 @@ import typer
 
 from pipeline.errors import EXIT_FAULT, UserError
 
-_PACKAGES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "onnx",
-    "faiss-cpu",
-    "dvc",
-    "pandas",
-    "Pillow",
-)
+_PACKAGES = ("faiss-cpu", "pandas", "Pillow")
+_TRAINING = ("torch", "torchvision", "timm", "onnx", "dvc")
 _ONNXRUNTIMES = ("onnxruntime-gpu", "onnxruntime")  # one of them: where there is no wheel for GPUs, the other
 _ENOUGH_DISK = 5 << 30  # bytes; the default run takes a tenth of it, and DVC's cache as much again
 
@@ -81,6 +73,11 @@ def _versions() -> Iterator[Finding]:
     yield Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for package in _PACKAGES:
         yield _version_of(package)
+    if importlib.util.find_spec("torch") is None and importlib.util.find_spec("dvc") is None:
+        yield Finding("training stack", "not installed; a search needs none: pip install 'lookalike[train]'")
+    else:
+        for package in _TRAINING:
+            yield _version_of(package)
     runtimes = [_version_of(package) for package in _ONNXRUNTIMES]
     yield next((found for found in runtimes if found.problem is None), runtimes[0])
 

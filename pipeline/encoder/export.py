@@ -24,6 +24,8 @@ from pipeline.errors import MachineError, damaged_output
 # The newest opset that torch's exporter writes without converting; onnxruntime 1.31 runs it.
 OPSET = 23
 PARITY_BATCHES = (1, 2, 7, 64)
+_PATCHES = 4  # a side
+_NOISE = 16  # of 255
 
 
 class PixelEncoder(nn.Module):
@@ -140,8 +142,16 @@ def check_parity(
 
 
 def _random_pixels(batch_size: int, size: int) -> NDArray[np.uint8]:
-    shape = (batch_size, size, size, 3)
-    return np.random.default_rng(batch_size).integers(0, 256, shape, dtype=np.uint8)
+    """Patches of colour under a little noise.
+
+    Noise alone is so unlike a picture that a pretrained network may find nothing in it, and a vector near
+    zero is all rounding once it has length 1.
+    """
+    rng = np.random.default_rng(batch_size)
+    colours = rng.integers(0, 256, (batch_size, _PATCHES, _PATCHES, 3))
+    place = np.arange(size) * _PATCHES // size
+    noise = rng.integers(-_NOISE, _NOISE + 1, (batch_size, size, size, 3))
+    return (colours[:, place][:, :, place] + noise).clip(0, 255).astype(np.uint8)
 
 
 def _forget_origins(model: onnx.ModelProto) -> None:

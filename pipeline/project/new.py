@@ -1,5 +1,6 @@
 """Makes a project: a folder that is a git repository with DVC, and holds nothing of this package's code."""
 
+import importlib.util
 import os
 import secrets
 import shutil
@@ -8,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.errors import MachineError, UserError
+from pipeline.errors import MachineError, UserError, needs_training_stack
 from pipeline.params.reader import PARAMS_FILE
 from pipeline.recipes import DEFAULT, with_recipe
 
@@ -33,6 +34,8 @@ def new_project(folder: Path, recipe: str = DEFAULT, settings: Sequence[str] = (
         UserError: something stands there, or the recipe or a setting is refused.
         MachineError: git or DVC cannot be run.
     """
+    if importlib.util.find_spec("dvc") is None:
+        raise MachineError(needs_training_stack("dvc"))
     place = folder.absolute()
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise UserError(f"{folder}: is there already, and not an empty folder: choose another name")
@@ -45,10 +48,14 @@ def new_project(folder: Path, recipe: str = DEFAULT, settings: Sequence[str] = (
         for file in sorted(TEMPLATE.iterdir()):
             shutil.copyfile(file, partial / _NAMES.get(file.name, file.name))
         (partial / PARAMS_FILE.name).write_text(params, encoding="utf-8")
-        _begin_history(partial)
+        is_part = _run(["git", "rev-parse", "--is-inside-work-tree"], place.parent).returncode == 0
+        _begin_history(partial, is_part=is_part)
         partial.rename(place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    if is_part:  # where DVC has added its files under the name that they had
+        _must(["git", "rm", "-r", "--cached", "--quiet", "--ignore-unmatch", partial.name], place.parent)
+    _must(["git", "add", "--all", "."], place)
     return place
 
 
@@ -60,16 +67,14 @@ def _from_here(setting: str) -> str:
     return f"{_PATH}{Path(value).absolute()}"
 
 
-def _begin_history(folder: Path) -> None:
-    """git and DVC; within another repository DVC alone, for this folder of it."""
-    within = _run(["git", "rev-parse", "--is-inside-work-tree"], folder.parent).returncode == 0
-    if not within:
+def _begin_history(folder: Path, *, is_part: bool) -> None:
+    """git and DVC; DVC alone where the folder is a part of another repository."""
+    if not is_part:
         _must(["git", "init", "--quiet"], folder)
     dvc = [sys.executable, "-m", "dvc"]
-    _must([*dvc, "init", "--quiet", *(["--subdir"] if within else [])], folder)
+    _must([*dvc, "init", "--quiet", *(["--subdir"] if is_part else [])], folder)
     for key in ("core.analytics", "core.check_update"):
         _must([*dvc, "config", "--quiet", key, "false"], folder)
-    _must(["git", "add", "--all"], folder)
 
 
 def _must(command: list[str], folder: Path) -> None:

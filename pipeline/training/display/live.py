@@ -11,6 +11,16 @@ from pipeline.errors import MachineError
 from pipeline.training.monitoring.epoch_log import Row
 
 
+class _PlotsAlone(Live):
+    """DVCLive without the project's repository.
+
+    It would open that, leave its files open, and stop the run where nothing is committed yet.
+    """
+
+    def _init_dvc(self) -> None:
+        pass
+
+
 class LivePlots:
     """Takes the rows of a history as they come and keeps `report.html` in a folder up to date.
 
@@ -37,7 +47,7 @@ class LivePlots:
                     "pip install -c constraints.txt tensorboard"
                 ) from None
             self._writer = SummaryWriter(str(folder / "tensorboard"))
-        self._live = Live(str(folder), report="html", save_dvc_exp=False, dvcyaml=None)
+        self._live = _PlotsAlone(str(folder), report="html", save_dvc_exp=False, dvcyaml=None)
 
     def __enter__(self) -> "LivePlots":
         return self
@@ -47,9 +57,6 @@ class LivePlots:
     ) -> None:
         if self._writer is not None:
             self._writer.close()
-        repository = self._live._dvc_repo
-        if repository is not None:  # DVCLive opens the project's, and leaves its files open
-            repository.close()
 
     def show(self, history: list[Row]) -> None:
         """Adds the rows that are new; a figure that is not finite is left out."""
