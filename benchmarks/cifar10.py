@@ -54,7 +54,7 @@ def features_of(
     weights: dict[str, Tensor], run: TrainingRun, images: Images, params: Params
 ) -> NDArray[np.float32]:
     """What the exported encoder gives: normalised features, float32 [N, D]."""
-    chosen = params.pretrain.backbone.model_dump() | {"pretrained": False}
+    chosen = params.pretrain.backbone.architecture()
     backbone = build_backbone(**chosen, image_size=params.dataset.image_size)
     backbone.module.load_state_dict(weights)
     device = choose_device(params.pretrain.device)

@@ -42,6 +42,7 @@ from pipeline.recipes import lay_over, parse_setting
 from pipeline.training.hardware.machine import choose_device
 from pipeline.training.loop import train
 from pipeline.training.resuming.run_key import run_key
+from pipeline.training.start import start_sha256
 
 HELD_OUT_FRACTION = 0.2
 SEEDS = (0, 1, 2)
@@ -80,7 +81,8 @@ def main() -> None:
     for number, (run, run_params) in enumerate(zip(runs, params, strict=True), start=1):
         what = dict(zip(("method", "precision", "seed"), run, strict=True)) | {"settings": args.settings}
         # the images that are trained on are told apart by their labels, which the key takes in
-        key = run_key(run_params.pretrain, collection, train_split[1])
+        weights_sha256 = start_sha256(run_params.pretrain.backbone)
+        key = run_key(run_params.pretrain, collection, train_split[1], weights_sha256)
         known = [row for row in read_rows(args.output) if row["key"] == key]
         if not known:
             print(f"run {number} of {len(runs)}: {' '.join(map(str, run))}", flush=True)

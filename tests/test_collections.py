@@ -134,7 +134,7 @@ def test_an_experiment_on_a_folder_without_classes_runs_and_says_what_it_leaves_
     done = run(
         *("dvc", "exp", "run", "--name", "flat"),
         *("-S", "dataset.name=folder", "-S", f"dataset.path={photographs / 'palace'}"),
-        *("-S", "dataset.image_size=32", "-S", "pretrain.views.size=16"),
+        *("-S", "dataset.image_size=96"),
         cwd=chain,
     )
     try:
@@ -159,7 +159,7 @@ def test_an_experiment_on_a_folder_without_classes_runs_and_says_what_it_leaves_
         run("dvc", "checkout", "--quiet", cwd=chain)
     shown = csv.DictReader(io.StringIO(run("dvc", "exp", "show", "--csv", cwd=chain).stdout))
     sizes = {row["Experiment"]: (row["dataset.image_size"], row["encoder.knn.top1"]) for row in shown}
-    assert sizes["flat"] == ("32", "")
+    assert sizes["flat"] == ("96", "")
     assert sizes[""][0] == "224"
     assert sizes[""][1] != ""
 
@@ -174,8 +174,8 @@ def test_unlabelled_images_are_learned_from_and_searched_and_never_scored_on(
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(picture, folder / f"{name}{number}.jpg")
     done = run(
-        *("dvc", "exp", "run", "-S", f"dataset.path={tmp_path}", "-S", "dataset.image_size=32"),
-        *("-S", "pretrain.epochs=1", "-S", "pretrain.views.size=32", "-S", "pretrain.batch_size=32"),
+        *("dvc", "exp", "run", "-S", f"dataset.path={tmp_path}", "-S", "dataset.image_size=96"),
+        *("-S", "pretrain.epochs=1", "-S", "pretrain.views.size=64", "-S", "pretrain.batch_size=32"),
         cwd=chain,
     )
     try:

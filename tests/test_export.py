@@ -87,6 +87,26 @@ def test_the_gate_passes_what_agrees(path: Path, module: PixelEncoder) -> None:
     assert parity.min_cosine >= 0.99999
 
 
+class Nothing(torch.nn.Module):
+    """Finds nothing in any image, as behind rectifiers that are dead."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.relu(images.mean(dim=(2, 3)) - 1e6)
+
+
+def test_the_gate_passes_a_network_that_finds_nothing_where_torch_finds_nothing(
+    path: Path, module: PixelEncoder, tmp_path: Path
+) -> None:
+    nothing = PixelEncoder(Nothing(), [0.0] * 3, [1.0] * 3).eval()
+    export_onnx(nothing, METADATA, tmp_path / "nothing.onnx")
+    silent = Encoder.open(tmp_path / "nothing.onnx", device="cpu")
+    parity = check_parity(nothing, silent, 1e-5, 0.99999)
+    assert (parity.max_abs_difference, parity.min_cosine) == (0, 1)
+    with pytest.raises(MachineError, match="disagree"):
+        sees = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        check_parity(PixelEncoder(sees, [0.0] * 3, [1.0] * 3).eval(), silent, 1e-5, 0.99999)
+
+
 def test_the_gate_stops_an_encoder_whose_mean_is_off_by_a_hundredth(path: Path, module: PixelEncoder) -> None:
     other = PixelEncoder(module.backbone, [0.11, 0.2, 0.3], [0.4, 0.5, 0.6]).eval()
     with pytest.raises(MachineError, match="onnxruntime and torch disagree: largest difference"):

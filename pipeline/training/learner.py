@@ -50,11 +50,11 @@ class Learner:
     def __init__(self, images: Images, params: Pretrain) -> None:
         self._params = params
         self.device = choose_device(params.device)
+        image_size = images[np.zeros(1, dtype=np.int64)].shape[1]
+        self.precision = precision_of(params, image_size, self.device)  # before the seed: it draws weights
         make_deterministic(params.seed)
         keep_freed_memory()
 
-        image_size = images[np.zeros(1, dtype=np.int64)].shape[1]
-        self.precision = precision_of(params, image_size, self.device)
         self.backbone = _build(params, image_size)
         self.statistics = choose_statistics(params.normalization, self.backbone, images, params.seed)
         self.mean, self.std = (
