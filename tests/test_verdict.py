@@ -58,6 +58,7 @@ LINES = [
     (Interval(-0.004, -0.019, 0.011), Trained(4, 4, LAST), f", {NO_BETTER}"),
     (SAME, Trained(4, 0, LAST), f": {KEPT}"),
     (SAME, Trained(0, 0, None), ": the start as it is (pretrain.epochs: 0)"),
+    (SAME, Trained(0, 0, SAME), ": the start was kept; the training broke down before an epoch was over"),
 ]
 
 
@@ -68,6 +69,8 @@ def test_the_last_line_says_whether_training_helped(gain: Interval, trained: Tra
 
 def test_without_knn_nothing_is_claimed() -> None:
     assert verdict(None, None, Trained(4, 4, None)).startswith("did training help? No kNN without labels")
+    as_it_is = "no kNN without labels: the start as it is (pretrain.epochs: 0)"
+    assert verdict(None, None, Trained(0, 0, None)) == as_it_is
 
 
 def test_what_pretrain_says_of_itself_is_read_back() -> None:

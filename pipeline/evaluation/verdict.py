@@ -12,7 +12,7 @@ class Trained:
     """What a training ended with, as metrics `pretrain` say.
 
     Attributes:
-        num_epochs: that it had.
+        num_epochs: that it ended.
         kept_epoch: whose weights the encoder has; 0 is the start.
         last_gain: of the held-out kNN, the last epoch's over the start's; None where no label watched it.
     """
@@ -38,14 +38,18 @@ def verdict(knn: Scores | None, gain: Interval | None, trained: Trained) -> str:
         trained: what the training ended with.
     """
     if knn is None or gain is None:
+        if trained.num_epochs == 0:
+            return "no kNN without labels: the start as it is (pretrain.epochs: 0)"
         return "did training help? No kNN without labels: look at spread in data/metrics/evaluate.json"
     top1 = knn["top1"]
     assert isinstance(top1, float)
     accuracy = f"kNN {100 * top1:.1f} %"
-    if trained.num_epochs == 0:
+    last = trained.last_gain
+    if trained.num_epochs == 0 and last is None:
         return f"{accuracy}: the start as it is (pretrain.epochs: 0)"
+    if trained.num_epochs == 0:
+        return f"{accuracy}: the start was kept; the training broke down before an epoch was over"
     if trained.kept_epoch == 0:
-        last = trained.last_gain
         assert last is not None  # the start is kept by what was watched
         held_out = f"after epoch {trained.num_epochs} held-out images had {last.points} ({last.bounds})"
         return f"{accuracy}: the start was kept; {held_out}"
