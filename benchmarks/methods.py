@@ -42,7 +42,7 @@ from pipeline.recipes import lay_over, parse_setting
 from pipeline.training.hardware.machine import choose_device
 from pipeline.training.loop import train
 from pipeline.training.resuming.run_key import run_key
-from pipeline.training.start import start_sha256
+from pipeline.training.weights.start import start_sha256
 
 HELD_OUT_FRACTION = 0.2
 SEEDS = (0, 1, 2)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # keys that training programs save under
 _PARALLEL = "module."  # before every name, where torch's DataParallel trained it
+OURS = "lookalike."  # before what stage `pretrain` adds to a backbone's own weights
 _NAMED = 3  # tensors in a message
 _COUNTER = "num_batches_tracked"  # of a batch norm; nothing that is computed depends on it
 
@@ -26,13 +27,32 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is damaged, holds no tensors by name, or what it holds would have to be run.
+        ValueError: it is damaged, holds no tensors by name or some that are not finite, or what it holds
+            would have to be run.
     """
+    content = _read(path)
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    tensors = content.items() if isinstance(content, Mapping) else []
+    weights = {str(name): value for name, value in tensors if isinstance(value, Tensor)}
+    if not weights:
+        raise ValueError(f"{path}: holds no tensors by name: save the network's state_dict")
+    if endless := [name for name, value in weights.items() if not value.isfinite().all()]:
+        raise ValueError(f"{path}: {_some(endless)} not finite: the training that wrote it broke down")
+    if all(name.startswith(_PARALLEL) for name in weights):
+        weights = {name.removeprefix(_PARALLEL): value for name, value in weights.items()}
+    return weights
+
+
+def _read(path: Path) -> Any:
+    """What a file holds, as plain values and tensors."""
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+                names = [name for name in file.keys() if not name.startswith(OURS)]  # noqa: SIM118
+                return {name: file.get_tensor(name) for name in names}
+        return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except pickle.UnpicklingError:
@@ -42,16 +62,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:  # safetensors, zip and torch have each their own
         raise ValueError(f"{path}: not a whole file of weights ({_first_line(error)})") from None
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    tensors = content.items() if isinstance(content, Mapping) else []
-    weights = {str(name): value for name, value in tensors if isinstance(value, Tensor)}
-    if not weights:
-        raise ValueError(f"{path}: holds no tensors by name: save the network's state_dict")
-    if all(name.startswith(_PARALLEL) for name in weights):
-        weights = {name.removeprefix(_PARALLEL): value for name, value in weights.items()}
-    return weights
 
 
 def read_statistics(path: Path) -> tuple[Rgb, Rgb] | None:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 
+from models.weights import OURS
 from pipeline.artifacts import SCRATCH, Artifacts, Stacked, write_json, write_tsv
 from pipeline.atomic import atomic_folder
 from pipeline.errors import UserError, plain_errors
@@ -27,7 +28,7 @@ from pipeline.training.resuming.checkpoint import Checkpoints
 from pipeline.training.resuming.kept_runs import folder_md5, prune
 from pipeline.training.resuming.run_key import run_name
 from pipeline.training.run import TrainingRun
-from pipeline.training.start import check_start
+from pipeline.training.weights.start import check_start
 
 LIVE = SCRATCH / "live"  # what a person looks at while it runs
 CHECKPOINTS = SCRATCH / "checkpoints"
@@ -50,7 +51,8 @@ def main() -> None:
         seconds = time.perf_counter() - started
         # one key: safetensors writes several in an order that changes from run to run
         metadata = {"lookalike": json.dumps(card_of(run, params, collection, weights_sha256))}
-        (folder / data.backbone.name).write_bytes(save(run.backbone, metadata))
+        center = {} if run.center is None else {f"{OURS}center": run.center}
+        (folder / data.backbone.name).write_bytes(save(run.backbone | center, metadata))
         (folder / data.start_backbone.name).write_bytes(save(run.start, metadata))
         write_tsv(folder / "history.tsv", run.history)
     write_json(data.metrics("pretrain"), figures_of(run))

@@ -6,7 +6,7 @@ from pipeline.errors import UserError, plain_errors
 from pipeline.params.reader import load_params
 from pipeline.provenance.loaded import Loaded
 from pipeline.provenance.recorded import is_recorded
-from pipeline.training.start import start_sha256
+from pipeline.training.weights.start import start_sha256
 
 
 def main() -> None:

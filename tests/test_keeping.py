@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 from pipeline.params.pretrain import Pretrain
-from pipeline.training.keeping import kept_epoch
 from pipeline.training.loop import train
 from pipeline.training.monitoring.monitor import Measured, Watch
 from pipeline.training.resuming.checkpoint import Checkpoints
+from pipeline.training.weights.keeping import kept_epoch
 from tests.tiny_run import LABELS, changed_run
 
 HISTORY = [

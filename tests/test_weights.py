@@ -76,6 +76,14 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, name: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_weights_that_are_no_numbers_are_told(tmp_path: Path) -> None:
+    weights = network(1).state_dict()
+    weights["stem.1.bias"][2] = float("nan")
+    save_file(weights, tmp_path / "nan.safetensors")
+    with pytest.raises(ValueError, match=r"nan\.safetensors: stem\.1\.bias not finite: the training that"):
+        read_weights(tmp_path / "nan.safetensors")
+
+
 def test_a_file_without_tensors_by_name_is_told(tmp_path: Path) -> None:
     torch.save(torch.zeros(3), tmp_path / "tensor.pth")
     with pytest.raises(ValueError, match="holds no tensors by name: save the network's state_dict"):

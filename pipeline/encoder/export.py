@@ -17,12 +17,14 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from models.backbones import build_backbone
+from models.weights import OURS
 from pipeline.artifacts import existing
 from pipeline.encoder.runtime import INPUT_NAME, OUTPUT_NAME, Encoder
 from pipeline.errors import MachineError, damaged_output
 
 # The newest opset that torch's exporter writes without converting; onnxruntime 1.31 runs it.
 OPSET = 23
+CENTER = f"{OURS}center"  # beside the weights of a backbone: the mean direction of its features
 PARITY_BATCHES = (1, 2, 7, 64)
 _PATCHES = 4  # a side
 _NOISE = 16  # of 255
@@ -35,21 +37,27 @@ class PixelEncoder(nn.Module):
         backbone: float [B, 3, H, W] -> [B, D].
         mean: of the three channels, on the scale from 0 to 1.
         std: likewise.
+        center: what is taken off from the normalised features, [D]; None for nothing.
     """
 
     mean: Tensor
     std: Tensor
+    center: Tensor | None
 
-    def __init__(self, backbone: nn.Module, mean: list[float], std: list[float]) -> None:
+    def __init__(
+        self, backbone: nn.Module, mean: list[float], std: list[float], center: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
+        self.register_buffer("center", center)
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 [B, H, W, 3] to float32 [B, D], L2-normalised."""
         pixels = (images.float() / 255 - self.mean) / self.std
-        return F.normalize(self.backbone(pixels.permute(0, 3, 1, 2)), dim=1)
+        embeddings = F.normalize(self.backbone(pixels.permute(0, 3, 1, 2)), dim=1)
+        return embeddings if self.center is None else F.normalize(embeddings - self.center, dim=1)
 
 
 @dataclass(frozen=True)
@@ -72,12 +80,14 @@ def load_backbone(path: Path) -> tuple[PixelEncoder, dict[str, Any]]:
             card = json.loads((file.metadata() or {})["lookalike"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         backbone = build_backbone(**card["backbone"], image_size=card["image_size"]).module
+        center = weights.pop(CENTER, None)
         backbone.load_state_dict(weights)
     except OSError:
         raise
     except Exception as error:  # safetensors' own exception shares no other class
         raise damaged_output(path, f"not a backbone of stage 'pretrain' ({error})", "pretrain") from None
-    return PixelEncoder(backbone, card["mean"], card["std"]).eval(), card
+    card["centered"] = center is not None
+    return PixelEncoder(backbone, card["mean"], card["std"], center).eval(), card
 
 
 def export_onnx(module: PixelEncoder, metadata: Mapping[str, Any], path: Path) -> None:
@@ -136,7 +146,7 @@ def check_parity(
         nothing = ~expected.any(axis=1) & ~actual.any(axis=1)
         cosines = np.where(nothing, 1.0, (expected.astype(np.float64) * actual).sum(axis=1))
         cosine = min(cosine, float(cosines.min()))
-    if difference > max_abs_difference or cosine < min_cosine:
+    if not (difference <= max_abs_difference and cosine >= min_cosine):  # nor what is no number
         raise MachineError(
             f"onnxruntime and torch disagree: largest difference {difference:.2g} (at most "
             f"{max_abs_difference:.2g}), lowest cosine {cosine:.7f} (at least {min_cosine})"

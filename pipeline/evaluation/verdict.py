@@ -29,31 +29,34 @@ class Trained:
         return cls(int(metrics["epoch"]), int(metrics["kept_epoch"]), gain)
 
 
-def verdict(knn: Scores | None, gain: Interval | None, trained: Trained) -> str:
+def verdict(knn: Scores | None, gain: Interval | None, trained: Trained, *, is_start: bool) -> str:
     """Whether the encoder is better than the start that its training began with.
 
     Args:
         knn: figures of the encoder; None where kNN was left out.
         gain: over the start, on the test images; None likewise.
         trained: what the training ended with.
+        is_start: whether the encoder is the start, the mean of its features not even taken off.
     """
     if knn is None or gain is None:
-        if trained.num_epochs == 0:
+        if is_start:
             return "no kNN without labels: the start as it is (pretrain.epochs: 0)"
         return "did training help? No kNN without labels: look at spread in data/metrics/evaluate.json"
     top1 = knn["top1"]
     assert isinstance(top1, float)
     accuracy = f"kNN {100 * top1:.1f} %"
     last = trained.last_gain
-    if trained.num_epochs == 0 and last is None:
+    if is_start and trained.num_epochs == 0 and last is None:
         return f"{accuracy}: the start as it is (pretrain.epochs: 0)"
+    compared = f"{accuracy}, {gain.points} over the start ({gain.bounds})"
+    if gain.low <= 0:
+        compared = f"{accuracy}, no better than the start ({gain.points}, {gain.bounds})"
+    if last is None or trained.kept_epoch > 0:
+        instead = ": pretrain.epochs: 0 is the better choice" if trained.num_epochs and gain.low <= 0 else ""
+        return compared + instead
+    # watched, and the start had the best held-out kNN
+    said = accuracy if is_start else compared
     if trained.num_epochs == 0:
-        return f"{accuracy}: the start was kept; the training broke down before an epoch was over"
-    if trained.kept_epoch == 0:
-        assert last is not None  # the start is kept by what was watched
-        held_out = f"after epoch {trained.num_epochs} held-out images had {last.points} ({last.bounds})"
-        return f"{accuracy}: the start was kept; {held_out}"
-    if gain.low > 0:
-        return f"{accuracy}, {gain.points} over the start ({gain.bounds})"
-    no_better = f"no better than the start ({gain.points}, {gain.bounds})"
-    return f"{accuracy}, {no_better}: pretrain.epochs: 0 is the better choice"
+        return f"{said}: the start was kept; the training broke down before an epoch was over"
+    held_out = f"after epoch {trained.num_epochs} held-out images had {last.points} ({last.bounds})"
+    return f"{said}: the start was kept; {held_out}"

@@ -138,6 +138,7 @@ class Pretrain(Section):
     batch_size: Annotated[int, Field(ge=2)]
     splits: Annotated[tuple[Literal["train", "test", "unlabelled"], ...], Field(min_length=1)]
     num_views: Annotated[int, Field(ge=2)]
+    center: bool
     normalization: Literal["auto", "collection", "imagenet", "half"]
     backbone: Backbone
     simclr: SimCLR

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.backbones import Backbone, build_backbone
@@ -21,8 +22,9 @@ from pipeline.training.monitoring.epoch_log import scalars
 from pipeline.training.monitoring.monitor import eval_mode
 from pipeline.training.optimizers import build_optimizer, clip_gradient, set_learning_rate
 from pipeline.training.pixels import Images, choose_statistics
-from pipeline.training.start import start_weights
 from pipeline.training.views import make_views
+from pipeline.training.weights.centering import mean_direction
+from pipeline.training.weights.start import start_weights
 
 # B batch, D feature
 
@@ -48,7 +50,7 @@ class Learner:
     """
 
     def __init__(self, images: Images, params: Pretrain) -> None:
-        self._params = params
+        self._params, self._images = params, images
         self.device = choose_device(params.device)
         image_size = images[np.zeros(1, dtype=np.int64)].shape[1]
         self.precision = precision_of(params, image_size, self.device)  # before the seed: it draws weights
@@ -96,6 +98,16 @@ class Learner:
             self._objective.check_collection(num_images)
         except ValueError as error:
             raise UserError(f"params.yaml: pretrain.{self._params.method}.{error}") from None
+
+    def center_of(self, rows: NDArray[np.int64]) -> Tensor | None:
+        """The mean direction of the backbone's features, [D] on the CPU, where params ask for it.
+
+        Args:
+            rows: of images, in a random order.
+        """
+        if not self._params.center:
+            return None
+        return mean_direction(self.backbone.module, self._images, rows, self.mean, self.std)
 
     @torch.no_grad()
     def look_at(self, batch: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -72,6 +72,7 @@ def _start_alone(images: Images, params: Pretrain, on_epoch: Callable[[list[Row]
     on_epoch(history)
     return TrainingRun(
         backbone=start,
+        center=learner.center_of(np.random.default_rng(params.seed).permutation(len(images))),
         start=start,
         feature_dim=learner.backbone.feature_dim,
         statistics=learner.statistics,

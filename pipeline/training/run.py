@@ -16,7 +16,6 @@ from pipeline.params.pretrain import Pretrain
 from pipeline.training.batches import Batches, Rows
 from pipeline.training.display.progress import Progress
 from pipeline.training.guards import check_collapse, sphere_share
-from pipeline.training.keeping import can_keep_best, chooses, kept_epoch, lowest_loss
 from pipeline.training.learner import Learner
 from pipeline.training.monitoring.epoch_log import EpochLog, Row
 from pipeline.training.monitoring.monitor import Watch
@@ -26,6 +25,7 @@ from pipeline.training.resuming.autosave import Autosave
 from pipeline.training.resuming.checkpoint import Checkpoints
 from pipeline.training.resuming.interrupts import Interrupts
 from pipeline.training.resuming.run_state import RunState, weights_on_cpu
+from pipeline.training.weights.keeping import can_keep_best, chooses, kept_epoch, lowest_loss
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class TrainingRun:
 
     Attributes:
         backbone: the trained weights, on the CPU.
+        center: the mean direction of its features, [D], where that is taken off.
         start: the weights before the first step, random or pretrained.
         feature_dim: what the backbone gives.
         statistics: of the pixels; the encoder normalises with them.
@@ -47,6 +48,7 @@ class TrainingRun:
     """
 
     backbone: dict[str, Tensor]
+    center: Tensor | None
     start: dict[str, Tensor]
     feature_dim: int
     statistics: PixelStatistics
@@ -231,8 +233,11 @@ class RunUnderWay:
         num_epochs = len(state.history) - 1
         num_views = self.plan.views_per_step * self.plan.steps_per_epoch * num_epochs
         hits = {name: found.numpy() for name, found in state.hits.items()}
+        if state.kept_weights is not None:
+            learner.backbone.module.load_state_dict(state.kept_weights)
         return TrainingRun(
-            backbone=state.kept_weights or weights_on_cpu(learner.backbone.module),
+            backbone=weights_on_cpu(learner.backbone.module),
+            center=learner.center_of(self._watch.train_rows),
             start=self._start,
             feature_dim=learner.backbone.feature_dim,
             statistics=learner.statistics,
