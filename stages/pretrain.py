@@ -46,7 +46,8 @@ def main() -> None:
         checkpoints = open_checkpoints(run_name(params, collection, labels, weights_sha256))
         started = time.perf_counter()
         with LivePlots(LIVE, tensorboard=params.tensorboard) as plots, machine_errors(params):
-            write_picture(draw_views(images, params), LIVE / "views.png")
+            if params.epochs:
+                write_picture(draw_views(images, params), LIVE / "views.png")
             run = train(images, labels, params, checkpoints, plots.show)
         seconds = time.perf_counter() - started
         # one key: safetensors writes several in an order that changes from run to run

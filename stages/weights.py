@@ -3,6 +3,7 @@
 from pipeline.artifacts import Artifacts, write_json
 from pipeline.atomic import lock
 from pipeline.errors import UserError, plain_errors
+from pipeline.params.pretrain_backbone import check_network
 from pipeline.params.reader import load_params
 from pipeline.provenance.loaded import Loaded
 from pipeline.provenance.recorded import is_recorded
@@ -12,6 +13,7 @@ from pipeline.training.weights.start import start_sha256
 def main() -> None:
     loaded = Loaded("weights", section="pretrain")
     params = load_params().pretrain
+    check_network(load_params())  # an unknown name has no weights either, and should be told as unknown
     weights = Artifacts().weights
     try:
         sha256 = start_sha256(params.backbone)

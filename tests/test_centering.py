@@ -45,14 +45,25 @@ def test_an_encoder_takes_the_mean_off_and_has_length_one() -> None:
 
 
 def test_the_mean_is_that_of_the_kept_weights_features(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
-    as_it_is = train(images, LABELS, tiny)
+    assert train(images, LABELS, changed_run(tiny, center=True)).center is None  # of so few
+    many, labels = np.concatenate([images, images]), np.concatenate([LABELS, LABELS])
+    as_it_is = train(many, labels, tiny)
     assert as_it_is.center is None
-    centred = train(images, LABELS, changed_run(tiny, center=True))
+    centred = train(many, labels, changed_run(tiny, center=True))
     assert all(torch.equal(value, as_it_is.backbone[name]) for name, value in centred.backbone.items())
     assert centred.center is not None
     assert centred.center.shape == (centred.feature_dim,)
     # of unit vectors that all point much the same way
     assert 0.5 < float(centred.center.norm()) <= 1
+
+
+def test_a_start_alone_is_centred_too_and_has_no_views(tiny: Pretrain, images: NDArray[np.uint8]) -> None:
+    many = np.repeat(np.repeat(np.concatenate([images, images]), 2, axis=1), 2, axis=2)  # 120 of 32 px
+    network = {"backbone.name": "timm:vit_tiny_patch16_224", "backbone.width": None}
+    chosen = changed_run(tiny, **network, **{"epochs": 0, "center": True, "views.size": 16})
+    run = train(many, np.full(len(many), -1), chosen)  # a ViT of 32 px takes no views of 16
+    assert run.center is not None
+    assert run.history == [{"epoch": 0, "lr": 0.0}]
 
 
 @pytest.mark.slow

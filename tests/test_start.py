@@ -103,6 +103,12 @@ def test_weights_that_are_not_there_are_one_line(begun: Path, weights: str, line
     assert fails(2, "weights", cwd=begun).startswith(line)
 
 
+def test_an_unknown_network_is_told_as_unknown(begun: Path) -> None:
+    changes = {"pretrain.backbone.name": "timm:resnet19", "pretrain.backbone.pretrained": True}
+    change_params(begun / "params.yaml", changes)
+    assert "has no such model; did you mean timm:resnet1" in fails(2, "weights", cwd=begun)
+
+
 def test_another_networks_weights_are_one_line(begun: Path) -> None:
     begin_with(begun, published_weights("efficientnet_lite0"))
     run_stage("weights", begun)

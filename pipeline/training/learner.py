@@ -23,7 +23,7 @@ from pipeline.training.monitoring.monitor import eval_mode
 from pipeline.training.optimizers import build_optimizer, clip_gradient, set_learning_rate
 from pipeline.training.pixels import Images, choose_statistics
 from pipeline.training.views import make_views
-from pipeline.training.weights.centering import mean_direction
+from pipeline.training.weights.centering import FEWEST, mean_direction
 from pipeline.training.weights.start import start_weights
 
 # B batch, D feature
@@ -102,10 +102,12 @@ class Learner:
     def center_of(self, rows: NDArray[np.int64]) -> Tensor | None:
         """The mean direction of the backbone's features, [D] on the CPU, where params ask for it.
 
+        None where there are fewer than `FEWEST` images: their mean is mostly themselves.
+
         Args:
             rows: of images, in a random order.
         """
-        if not self._params.center:
+        if not self._params.center or len(rows) < FEWEST:
             return None
         return mean_direction(self.backbone.module, self._images, rows, self.mean, self.std)
 
@@ -179,7 +181,7 @@ def _build(params: Pretrain, image_size: int) -> Backbone:
         backbone = build_backbone(**params.backbone.architecture(), image_size=image_size, weights=weights)
     except ValueError as error:
         raise UserError(f"params.yaml: pretrain.backbone: {error}") from None
-    if params.views.size != image_size:
+    if params.epochs and params.views.size != image_size:  # without epochs there are no views
         _check_size(backbone.module, params, image_size)
     return backbone
 

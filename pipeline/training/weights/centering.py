@@ -9,6 +9,7 @@ from pipeline.evaluation.knn import normalize
 from pipeline.training.monitoring.monitor import extract_features
 from pipeline.training.pixels import Images
 
+FEWEST = 100  # images whose mean is worth taking off
 _SAMPLE = 1000
 _AT_ONCE = 64  # of 224 px
 
