@@ -2,10 +2,9 @@
 
 from torch import Tensor, nn
 
-from models.weights import Rgb, misfit
+from models.weights import COUNTER, Rgb, misfit
 
 _CLASSIFIER = 2  # its last tensors: weight and bias
-_COUNTER = "num_batches_tracked"
 
 # What those weights were trained with: pixels from -1 to 1.
 MEAN: Rgb = (0.5, 0.5, 0.5)
@@ -19,8 +18,8 @@ def named_as_timm(weights: dict[str, Tensor], module: nn.Module) -> dict[str, Te
         weights: of `models.weights.read_weights`, in the order of the file.
         module: timm's `efficientnet_lite0` without its classifier.
     """
-    names = [name for name in module.state_dict() if not name.endswith(_COUNTER)]
-    tensors = [value for name, value in weights.items() if not name.endswith(_COUNTER)][:-_CLASSIFIER]
+    names = [name for name in module.state_dict() if not name.endswith(COUNTER)]
+    tensors = [value for name, value in weights.items() if not name.endswith(COUNTER)][:-_CLASSIFIER]
     if len(tensors) != len(names):
         return None
     renamed = dict(zip(names, tensors, strict=True))

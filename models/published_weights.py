@@ -7,6 +7,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from models.refusal import first_line
+
 EFFICIENTNET_LITE0 = "efficientnet_lite0"
 PREFIX = "timm:"  # before the name of any model of timm
 
@@ -113,9 +115,5 @@ def _plain_address(name: str, url: str) -> Path:
 def _not_fetched(name: str, error: Exception, cache: str) -> NoPretrainedWeightsError:
     return NoPretrainedWeightsError(
         f"backbone '{PREFIX}{name}': its pretrained weights are not in {cache} and cannot be fetched "
-        f"({_first_line(error)}): set pretrained: false, or fill that cache where there is a network"
+        f"({first_line(error)}): set pretrained: false, or fill that cache where there is a network"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.published_weights import PREFIX, notes_on
+from models.refusal import first_line
 from models.weights import Rgb, misfit
 
 
@@ -46,7 +47,7 @@ def build_timm(
         feature_dim = _feature_dim(module, image_size)
     except Exception as error:  # each family of models has its own way to refuse
         raise ValueError(
-            f"backbone '{PREFIX}{name}' cannot be built for images of {image_size} px: {_first_line(error)}"
+            f"backbone '{PREFIX}{name}' cannot be built for images of {image_size} px: {first_line(error)}"
         ) from error
     if weights is None:
         return module, feature_dim
@@ -56,7 +57,7 @@ def build_timm(
     try:
         loaded: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except Exception as error:
-        why = misfit(module, kept) or _first_line(error)
+        why = misfit(module, kept) or first_line(error)
         raise ValueError(f"{origin}: not weights of backbone '{PREFIX}{name}': {why}") from error
     del loaded.pretrained_cfg["state_dict"]
     return loaded, feature_dim
@@ -87,7 +88,3 @@ def _feature_dim(module: nn.Module, image_size: int) -> int:
     if features.ndim != 2:
         raise ValueError(f"its output for one image is {list(features.shape)}, not [1, D]")
     return int(features.shape[1])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

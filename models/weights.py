@@ -10,11 +10,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from models.refusal import first_line
+
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # keys that training programs save under
 _PARALLEL = "module."  # before every name, where torch's DataParallel trained it
-OURS = "lookalike."  # before what stage `pretrain` adds to a backbone's own weights
+_OURS = "lookalike."  # before what stage `pretrain` adds to a backbone's own weights
+CENTER = f"{_OURS}center"  # that is the mean direction of its features
 _NAMED = 3  # tensors in a message
-_COUNTER = "num_batches_tracked"  # of a batch norm; nothing that is computed depends on it
+COUNTER = "num_batches_tracked"  # of a batch norm; nothing that is computed depends on it
 
 Rgb = tuple[float, float, float]
 
@@ -50,7 +53,7 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                names = [name for name in file.keys() if not name.startswith(OURS)]  # noqa: SIM118
+                names = [name for name in file.keys() if not name.startswith(_OURS)]  # noqa: SIM118
                 return {name: file.get_tensor(name) for name in names}
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
@@ -61,7 +64,7 @@ def _read(path: Path) -> Any:
             "network's state_dict alone"
         ) from None
     except Exception as error:  # safetensors, zip and torch have each their own
-        raise ValueError(f"{path}: not a whole file of weights ({_first_line(error)})") from None
+        raise ValueError(f"{path}: not a whole file of weights ({first_line(error)})") from None
 
 
 def read_statistics(path: Path) -> tuple[Rgb, Rgb] | None:
@@ -97,7 +100,7 @@ def misfit(module: nn.Module, weights: Mapping[str, Tensor]) -> str:
     """Which tensors a network misses, has in another shape or has no place for; empty where all fit."""
     own = module.state_dict()
     reasons = []
-    if missing := [name for name in own if name not in weights and not name.endswith(_COUNTER)]:
+    if missing := [name for name in own if name not in weights and not name.endswith(COUNTER)]:
         reasons.append(f"it has no {_some(missing)}")
     if shaped := [name for name in own if name in weights and weights[name].shape != own[name].shape]:
         shapes = f"{list(weights[shaped[0]].shape)}, not {list(own[shaped[0]].shape)}"
@@ -110,7 +113,3 @@ def misfit(module: nn.Module, weights: Mapping[str, Tensor]) -> str:
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from models.weights import OURS
+from models.weights import CENTER
 from pipeline.artifacts import SCRATCH, Artifacts, Stacked, write_json, write_tsv
 from pipeline.atomic import atomic_folder
 from pipeline.errors import UserError, plain_errors
@@ -52,7 +52,7 @@ def main() -> None:
         seconds = time.perf_counter() - started
         # one key: safetensors writes several in an order that changes from run to run
         metadata = {"lookalike": json.dumps(card_of(run, params, collection, weights_sha256))}
-        center = {} if run.center is None else {f"{OURS}center": run.center}
+        center = {} if run.center is None else {CENTER: run.center}
         (folder / data.backbone.name).write_bytes(save(run.backbone | center, metadata))
         (folder / data.start_backbone.name).write_bytes(save(run.start, metadata))
         write_tsv(folder / "history.tsv", run.history)

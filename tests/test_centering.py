@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from models.weights import CENTER
 from pipeline.artifacts import Artifacts
-from pipeline.encoder.export import CENTER, PixelEncoder
+from pipeline.encoder.export import PixelEncoder
 from pipeline.params.pretrain import Pretrain
 from pipeline.training.loop import train
 from tests.conftest import change_params

@@ -78,9 +78,10 @@ def test_the_last_line_says_whether_training_helped(
 
 def test_without_knn_nothing_is_claimed() -> None:
     said = verdict(None, None, Trained(4, 4, None), is_start=False)
-    assert said.startswith("did training help? No kNN without labels")
-    as_it_is = "no kNN without labels: the start as it is (pretrain.epochs: 0)"
-    assert verdict(None, None, Trained(0, 0, None), is_start=True) == as_it_is
+    assert said.startswith("did training help? No kNN with these labels")
+    for is_start in (True, False):  # the mean taken off, or not
+        said = verdict(None, None, Trained(0, 0, None), is_start=is_start)
+        assert said == "no kNN with these labels; nothing was trained (pretrain.epochs: 0)"
 
 
 def test_what_pretrain_says_of_itself_is_read_back() -> None:

@@ -17,14 +17,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from models.backbones import build_backbone
-from models.weights import OURS
+from models.weights import CENTER
 from pipeline.artifacts import existing
 from pipeline.encoder.runtime import INPUT_NAME, OUTPUT_NAME, Encoder
 from pipeline.errors import MachineError, damaged_output
 
 # The newest opset that torch's exporter writes without converting; onnxruntime 1.31 runs it.
 OPSET = 23
-CENTER = f"{OURS}center"  # beside the weights of a backbone: the mean direction of its features
 PARITY_BATCHES = (1, 2, 7, 64)
 _PATCHES = 4  # a side
 _NOISE = 16  # of 255

@@ -39,9 +39,9 @@ def verdict(knn: Scores | None, gain: Interval | None, trained: Trained, *, is_s
         is_start: whether the encoder is the start, the mean of its features not even taken off.
     """
     if knn is None or gain is None:
-        if is_start:
-            return "no kNN without labels: the start as it is (pretrain.epochs: 0)"
-        return "did training help? No kNN without labels: look at spread in data/metrics/evaluate.json"
+        if trained.num_epochs == 0:
+            return "no kNN with these labels; nothing was trained (pretrain.epochs: 0)"
+        return "did training help? No kNN with these labels: look at spread in data/metrics/evaluate.json"
     top1 = knn["top1"]
     assert isinstance(top1, float)
     accuracy = f"kNN {100 * top1:.1f} %"

@@ -13,6 +13,7 @@ from models.backbones import Backbone, build_backbone
 from models.frozen import freeze
 from models.methods import METHODS
 from models.objective import Step
+from models.refusal import first_line
 from pipeline.errors import UserError
 from pipeline.params.pretrain import Pretrain
 from pipeline.training.hardware.cuda_graph import Learned, RecordedStep
@@ -200,7 +201,7 @@ def _check_size(module: nn.Module, params: Pretrain, image_size: int) -> None:
         with eval_mode(module):
             module(torch.zeros(1, 3, size, size))
     except Exception as error:  # each family of networks has its own way to refuse
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise UserError(
             f"params.yaml: pretrain.views.size: {size}: backbone '{params.backbone.name}' takes no such "
             f"views ({reason}); it takes dataset.image_size: set views.size to {image_size}"

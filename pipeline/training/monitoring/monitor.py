@@ -72,6 +72,7 @@ class Watch:
         self.train_rows, self._holdout_rows = hold_out(labels, monitor, params.seed)
         self._bank_rows = self.train_rows[labels[self.train_rows] != UNLABELLED][: monitor.bank_size]
         self._images, self._labels, self._k = images, labels, monitor.k
+        self._lr_key = params.peak_lr[0]
         self._backbone, self._mean, self._std = backbone.module, mean, std
         self.probe: OnlineProbe | None = None
         if len(self._bank_rows) and len(self._holdout_rows):
@@ -122,7 +123,9 @@ class Watch:
         def features(rows: NDArray[np.int64]) -> NDArray[np.float32]:
             found = extract_features(self._backbone, self._images, rows, self._mean, self._std)
             if not np.isfinite(found).all():
-                raise NotFiniteError("the features of the backbone are not finite")
+                raise NotFiniteError(
+                    f"the features of the backbone are no longer finite: lower {self._lr_key} in params.yaml"
+                )
             return found
 
         if self.probe is None:
