@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from models.weights import COUNTER, Rgb, misfit
 
+_FIRST = "_conv_stem.weight"  # its first tensor, by the package's name; timm's is conv_stem.weight
 _CLASSIFIER = 2  # its last tensors: weight and bias
 
 # What those weights were trained with: pixels from -1 to 1.
@@ -18,6 +19,8 @@ def named_as_timm(weights: dict[str, Tensor], module: nn.Module) -> dict[str, Te
         weights: of `models.weights.read_weights`, in the order of the file.
         module: timm's `efficientnet_lite0` without its classifier.
     """
+    if _FIRST not in weights:
+        return None
     names = [name for name in module.state_dict() if not name.endswith(COUNTER)]
     tensors = [value for name, value in weights.items() if not name.endswith(COUNTER)][:-_CLASSIFIER]
     if len(tensors) != len(names):

@@ -51,7 +51,7 @@ def build_timm(
         ) from error
     if weights is None:
         return module, feature_dim
-    kept = _without_classifier(weights, config)
+    kept = _without_classifier(name, weights, module, config)
     # as many classes as asked for, none: else timm takes a file that fits nowhere for one of other classes
     overlay = {"state_dict": kept, "num_classes": 0, "label_offset": 0}
     try:
@@ -63,11 +63,21 @@ def build_timm(
     return loaded, feature_dim
 
 
-def _without_classifier(weights: dict[str, Tensor], notes: Any) -> dict[str, Tensor]:
-    """What timm's notes call the classifier is left out."""
+def _without_classifier(
+    name: str, weights: dict[str, Tensor], module: nn.Module, notes: Any
+) -> dict[str, Tensor]:
+    """What the model has as a classifier, and what timm's notes call so, is left out.
+
+    Some classifiers are more than one layer (caformer's, levit's), which the notes do not say.
+    """
+    import timm
+
     named = getattr(notes, "classifier", None) or ()
     classifiers = (named,) if isinstance(named, str) else tuple(named)
-    dropped = {f"{name}.{part}" for name in classifiers for part in ("weight", "bias")}
+    dropped = {f"{layer}.{part}" for layer in classifiers for part in ("weight", "bias")}
+    with torch.device("meta"):
+        whole = timm.create_model(name)
+    dropped |= whole.state_dict().keys() - module.state_dict().keys()
     return {name: value for name, value in weights.items() if name not in dropped}
 
 

@@ -1,6 +1,7 @@
 """A file of weights: its tensors, read without running its code, and whether they are a network's."""
 
 import json
+import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +18,18 @@ _PARALLEL = "module."  # before every name, where torch's DataParallel trained i
 _OURS = "lookalike."  # before what stage `pretrain` adds to a backbone's own weights
 CENTER = f"{_OURS}center"  # that is the mean direction of its features
 _NAMED = 3  # tensors in a message
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COUNTER = "num_batches_tracked"  # of a batch norm; nothing that is computed depends on it
 
 Rgb = tuple[float, float, float]
+
+
+def weights_on_cpu(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of a module's weights and buffers, contiguous and on the CPU."""
+    return {
+        name: value.detach().cpu().contiguous().clone(memory_format=torch.contiguous_format)
+        for name, value in module.state_dict().items()
+    }
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -41,6 +51,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     weights = {str(name): value for name, value in tensors if isinstance(value, Tensor)}
     if not weights:
         raise ValueError(f"{path}: holds no tensors by name: save the network's state_dict")
+    if odd := [name for name, value in weights.items() if not _is_plain(name, value)]:
+        raise ValueError(f"{path}: {_some(odd)} of {weights[odd[0]].dtype}: save the weights as float32")
     if endless := [name for name, value in weights.items() if not value.isfinite().all()]:
         raise ValueError(f"{path}: {_some(endless)} not finite: the training that wrote it broke down")
     if all(name.startswith(_PARALLEL) for name in weights):
@@ -67,15 +79,31 @@ def _read(path: Path) -> Any:
         raise ValueError(f"{path}: not a whole file of weights ({first_line(error)})") from None
 
 
+def _is_plain(name: str, value: Tensor) -> bool:
+    """Whether a tensor holds its numbers as they are; a batch norm's counter is an integer."""
+    dense = value.layout == torch.strided and not value.is_meta
+    return dense and (value.dtype in _FLOATS or (name.endswith(COUNTER) and not value.is_floating_point()))
+
+
 def read_statistics(path: Path) -> tuple[Rgb, Rgb] | None:
-    """Mean and std of the three channels, from 0 to 1, where the file is a backbone of stage `pretrain`."""
+    """Mean and std of the three channels, from 0 to 1, where the file is a backbone of stage `pretrain`.
+
+    Raises:
+        ValueError: it says that it is one, and its mean and std are no six numbers, those of std above 0.
+    """
     if path.suffix != ".safetensors":
         return None
     with safe_open(path, framework="pt") as file:
-        card = json.loads((file.metadata() or {}).get("lookalike", "{}"))
-    if "mean" not in card:
+        written = (file.metadata() or {}).get("lookalike")
+    if written is None:
         return None
-    mean, std = ((r, g, b) for r, g, b in (card["mean"], card["std"]))
+    try:
+        card = json.loads(written)
+        mean, std = ((float(r), float(g), float(b)) for r, g, b in (card["mean"], card["std"]))
+        if not (all(map(math.isfinite, (*mean, *std))) and min(std) > 0):
+            raise ValueError("not finite, or an std of 0")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: what it says of its pixels' mean and std is damaged ({error!r})") from None
     return mean, std
 
 

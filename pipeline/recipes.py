@@ -114,7 +114,7 @@ def read_recipe(name: str, folders: Sequence[Path] = FOLDERS) -> Overlay:
     if name not in files:
         raise UserError(f"recipe: {name!r} is none of {', '.join(files)}")
     path = files[name]
-    values = _load(read_text(path), str(path))
+    values = as_written(read_text(path), str(path))
     if not isinstance(values, Mapping):
         raise UserError(f"{path}: {values!r} should be a part of params.yaml, sections with keys")
     return Overlay(str(path), values)
@@ -129,7 +129,7 @@ def parse_setting(setting: str) -> Overlay:
     key, equals, value = setting.partition("=")
     if not key or not equals:
         raise UserError(f"-S {setting!r}: should be KEY=VALUE, like -S pretrain.epochs=20")
-    return Overlay("-S", {key: _load(value, f"-S {key}")})
+    return Overlay("-S", {key: as_written(value, f"-S {key}")})
 
 
 def lay_over(text: str, overlays: Sequence[Overlay], params_file: Path = PARAMS_FILE) -> str:
@@ -153,9 +153,19 @@ def lay_over(text: str, overlays: Sequence[Overlay], params_file: Path = PARAMS_
 
 def differences(before: Any, after: Any) -> list[Change]:
     """The keys whose values differ between two params.yaml of equal keys; 1 and 1.0 differ, as texts do."""
-    old = {key: section[name] for key, section, name in _leaves(before)}
-    new = {key: section[name] for key, section, name in _leaves(after)}
+    old, new = leaves(before), leaves(after)
     return [Change(key, old[key], new[key]) for key in new if repr(old[key]) != repr(new[key])]
+
+
+def leaves(values: Any) -> dict[str, Any]:
+    """Nested values by their dotted keys."""
+    return {key: section[name] for key, section, name in _leaves(values)}
+
+
+def as_written(text: str, origin: str) -> Any:
+    """The values of a YAML text as they are written there: 0.00001 stays so, "1" keeps its quotes."""
+    parse_yaml(text, origin)  # refuses in one line what is no YAML, and the tags that the round trip keeps
+    return _round_trip().load(text)
 
 
 def _files(folders: Sequence[Path]) -> dict[str, Path]:
@@ -165,7 +175,7 @@ def _files(folders: Sequence[Path]) -> dict[str, Path]:
 
 def _check(values: Any, origin: str) -> None:
     """Refuses what the stages would refuse, and says how a path is given here."""
-    found = {key: section[name] for key, section, name in _leaves(values)}
+    found = leaves(values)
     name = found.get("dataset.name")
     if name in list(NEEDS_A_PATH) and found.get("dataset.path") is None:
         raise UserError(
@@ -212,12 +222,6 @@ def _no_such_key(key: str, known: list[str], params_file: Path) -> str:
     near = [other for other in known if other.endswith(f".{key}")]
     near = near or difflib.get_close_matches(key, known, n=1)
     return f"{params_file} has no such key" + (f", did you mean {' or '.join(near)}?" if near else "")
-
-
-def _load(text: str, origin: str) -> Any:
-    """The values of a YAML text as they are written there: 0.00001 stays so, "1" keeps its quotes."""
-    parse_yaml(text, origin)  # refuses in one line what is no YAML, and the tags that the round trip keeps
-    return _round_trip().load(text)
 
 
 class _NullInFull(RoundTripRepresenter):

@@ -40,8 +40,7 @@ def main() -> None:
     started = time.perf_counter()
     with atomic_folder(data.evaluation, loaded.check) as folder:
         figures, outcomes = score(data, scored, params, device)
-        is_start = "start" not in figures
-        if is_start:
+        if "start" not in figures:  # one encoder
             figures["start"] = figures["encoder"]
             outcomes |= {"start": outcomes["encoder"]} if outcomes else {}
         test_ids = manifest.loc[manifest["split"] == "test", "id"].to_numpy()[scored.rows["test"]]
@@ -58,9 +57,7 @@ def main() -> None:
             "torch": torch.__version__,
         },
     )
-    print(
-        verdict(figures["encoder"].get("knn"), over_start.get("knn"), trained, is_start=is_start), flush=True
-    )
+    print(verdict(figures["encoder"].get("knn"), over_start.get("knn"), trained), flush=True)
 
 
 def score(

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from models.weights import CENTER
 from pipeline.artifacts import SCRATCH, Artifacts, Stacked, write_json, write_tsv
 from pipeline.atomic import atomic_folder
 from pipeline.errors import UserError, plain_errors
@@ -22,7 +21,7 @@ from pipeline.provenance.loaded import Loaded
 from pipeline.provenance.recorded import recorded_outputs
 from pipeline.training.display.live import LivePlots
 from pipeline.training.display.views_picture import draw_views
-from pipeline.training.guards import check_scoring, machine_errors
+from pipeline.training.guards import machine_errors
 from pipeline.training.loop import train
 from pipeline.training.resuming.checkpoint import Checkpoints
 from pipeline.training.resuming.kept_runs import folder_md5, prune
@@ -38,7 +37,6 @@ def main() -> None:
     loaded = Loaded("pretrain", section="pretrain")
     params = load_params().pretrain
     data = Artifacts()
-    check_scoring(load_params(), data.read_manifest())
     collection = data.read_collection()
     images, labels = read_splits(data, params)
     weights_sha256 = check_start(params.backbone, data)
@@ -52,8 +50,7 @@ def main() -> None:
         seconds = time.perf_counter() - started
         # one key: safetensors writes several in an order that changes from run to run
         metadata = {"lookalike": json.dumps(card_of(run, params, collection, weights_sha256))}
-        center = {} if run.center is None else {CENTER: run.center}
-        (folder / data.backbone.name).write_bytes(save(run.backbone | center, metadata))
+        (folder / data.backbone.name).write_bytes(save(run.backbone, metadata))
         (folder / data.start_backbone.name).write_bytes(save(run.start, metadata))
         write_tsv(folder / "history.tsv", run.history)
     write_json(data.metrics("pretrain"), figures_of(run))

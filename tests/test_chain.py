@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.artifacts import Artifacts
 from tests.conftest import ROOT, SMALL_RUN, change_params, clone_project, repro
-from tests.processes import fails, run
+from tests.processes import run
 
 pytestmark = pytest.mark.slow
 
@@ -174,14 +174,6 @@ def test_evaluate_scores_three_subjects_by_every_protocol(small_chain: Path) -> 
     assert scores["encoder"]["knn"]["top1"] > scores["start"]["knn"]["top1"] + 0.05
     # digits: cosine kNN of pixels is 0.936 on this split
     assert scores["pixels"]["knn"]["top1"] == pytest.approx(0.936, abs=0.02)
-
-
-def test_neighbours_that_evaluate_will_not_have_stop_the_training_before_it_begins(chain_copy: Path) -> None:
-    change_params(chain_copy / "params.yaml", {"evaluate.knn.k": 4001})
-    assert fails(2, "pretrain", cwd=chain_copy) == (
-        "params.yaml: evaluate.knn.k: 4,001 should be at most 4,000, the labelled images of the training "
-        "split"
-    )
 
 
 def test_dvc_shows_metrics_and_plots(small_chain: Path) -> None:

@@ -24,6 +24,12 @@ HISTORY = [
 UNLABELLED = [{name: row[name] for name in ("epoch", "loss")} for row in HISTORY]
 
 
+@pytest.fixture
+def tiny(tiny: Pretrain) -> Pretrain:
+    """With as many images held out, 30, as it takes to choose an epoch by them."""
+    return changed_run(tiny, **{"monitor.holdout_fraction": 0.5, "batch_size": 8})
+
+
 @pytest.mark.parametrize(
     ("keep", "patience", "history", "expected"),
     [
@@ -46,7 +52,8 @@ def test_the_kept_epoch_is_read_off_the_history(
     expected: int,
 ) -> None:
     chosen = changed_run(tiny, **{"keep": keep, "early_stopping.patience": patience})
-    assert kept_epoch(history, chosen) == expected
+    by_labels = keep == "best" and history is not UNLABELLED
+    assert kept_epoch(history, chosen, best=by_labels) == expected
 
 
 def test_the_best_epoch_is_what_a_run_of_so_many_epochs_ends_with(
@@ -93,9 +100,30 @@ def test_without_labels_the_last_is_kept_and_it_is_said(
     run = train(images, np.full(len(images), -1), changed_run(tiny, keep="best"))
     assert run.kept_epoch == tiny.epochs
     assert run.gain is None
-    assert "keep is best, but without labels none can be chosen: the last epoch is kept; effective rank" in (
-        capsys.readouterr().out
-    )
+    said = f"keep is best, but no image has a label: epoch {tiny.epochs} is kept; effective rank"
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        (np.zeros(60, dtype=np.int64), "the held-out images are all of one class"),
+        (
+            np.where(np.arange(60) < 40, LABELS, -1),
+            "of 20 held-out images (fewer than 30) chance would choose",
+        ),
+    ],
+)
+def test_where_chance_would_choose_the_last_is_kept_and_it_is_said(
+    tiny: Pretrain,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    why: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = train(images, labels, changed_run(tiny, keep="best"))
+    assert run.kept_epoch == tiny.epochs
+    assert f"keep is best, but {why}: epoch {tiny.epochs} is kept" in capsys.readouterr().out
 
 
 def test_a_run_that_goes_on_keeps_the_same_epoch(

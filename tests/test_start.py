@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import math
 import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 import timm
@@ -15,8 +17,11 @@ import torch
 from safetensors.torch import load_file, save
 
 from models.published_weights import published_weights
-from pipeline.artifacts import Artifacts, read_json
-from tests.conftest import change_params
+from pipeline.artifacts import UNLABELLED, Artifacts, read_json
+from pipeline.params.reader import check_params, parse_yaml
+from pipeline.recipes import with_recipe
+from pipeline.training.loop import train
+from tests.conftest import ROOT, change_params
 from tests.processes import fails, run, run_stage
 
 pytestmark = pytest.mark.slow
@@ -205,3 +210,38 @@ def test_published_weights_come_from_a_hub_once_and_then_from_its_cache(
     torch.manual_seed(5)
     expected = timm.create_model("test_resnet", num_classes=1000).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in load_file(data.backbone).items())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "network", "mean"),
+    [
+        ("simclr-resnet18-224", "resnet18", (0.485, 0.456, 0.406)),  # of ImageNet, as timm notes
+        ("simclr-resnet50-cifar10", "resnet50", (0.5, 0.5, 0.5)),  # as its normalization has it
+    ],
+)
+def test_recipes_of_published_networks_learn_from_a_file_of_their_weights(
+    recipe: str, network: str, mean: tuple[float, ...], tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    published = timm.create_model(network, num_classes=1000).state_dict()
+    torch.save(published, tmp_path / "published.pth")
+    settings = (
+        "dataset.name=folder",
+        "dataset.path=photos",
+        "pretrain.backbone.pretrained=false",
+        f"pretrain.backbone.weights={tmp_path / 'published.pth'}",
+        "pretrain.epochs=1",
+        "pretrain.batch_size=8",
+        "pretrain.optimizer.warmup_epochs=0",
+    )
+    text = with_recipe((ROOT / "params.yaml").read_text(), recipe, settings)
+    params = check_params(parse_yaml(text, "params.yaml"), "params.yaml")
+    size = params.dataset.image_size
+    images = np.random.default_rng(0).integers(0, 256, (16, size, size, 3), dtype=np.uint8)
+    run = train(images, np.full(16, UNLABELLED), params.pretrain)
+    of_file = {name: value for name, value in published.items() if not name.startswith("fc.")}
+    assert run.start.keys() == of_file.keys()
+    assert all(torch.equal(value, of_file[name]) for name, value in run.start.items())
+    assert math.isfinite(run.history[-1]["loss"])
+    assert any(not torch.equal(run.backbone[name], run.start[name]) for name in run.start)
+    assert run.statistics.mean == mean

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.errors import UserError
 from pipeline.evaluation.intervals import Interval, paired_gain
 from pipeline.evaluation.labelled import Outcomes
 from pipeline.evaluation.outcomes import gains, write_outcomes
@@ -54,34 +55,51 @@ NO_BETTER = "no better than the start (-0.4, 95 % interval -1.9 to 1.1)"
 BROKEN = "the start was kept; the training broke down before an epoch was over"
 KEPT = "the start was kept; after epoch 4 held-out images had -3.2 (95 % interval -5.0 to -1.0)"
 SAME = Interval(0.0, 0.0, 0.0)
+AS_IT_IS = "the start as it is, nothing was trained (pretrain.epochs: 0)"
 LINES = [
-    (GAIN, Trained(4, 4, LAST), False, f", {OVER}"),
-    (GAIN, Trained(4, 4, None), False, f", {OVER}"),
-    (LOSS, Trained(4, 4, LAST), False, f", {NO_BETTER}: pretrain.epochs: 0 is the better choice"),
-    (SAME, Trained(4, 0, LAST), True, f": {KEPT}"),
-    (SAME, Trained(0, 0, SAME), True, f": {BROKEN}"),
-    (SAME, Trained(0, 0, None), True, ": the start as it is (pretrain.epochs: 0)"),
-    # its mean taken off, the start is another encoder
-    (GAIN, Trained(0, 0, None), False, f", {OVER}"),
-    (LOSS, Trained(0, 0, None), False, f", {NO_BETTER}"),
-    (GAIN, Trained(4, 0, LAST), False, f", {OVER}: {KEPT}"),
-    (GAIN, Trained(0, 0, SAME), False, f", {OVER}: {BROKEN}"),
+    (GAIN, Trained(4, 4, LAST), f", {OVER}"),
+    (GAIN, Trained(4, 4, None), f", {OVER}"),
+    (LOSS, Trained(4, 4, LAST), f", {NO_BETTER}: pretrain.epochs: 0 is the better choice"),
+    (SAME, Trained(4, 0, LAST), f": {KEPT}"),
+    (SAME, Trained(0, 0, SAME), f": {BROKEN}"),
+    (SAME, Trained(0, 0, None), f": {AS_IT_IS}"),
 ]
 
 
-@pytest.mark.parametrize(("gain", "trained", "is_start", "line"), LINES)
-def test_the_last_line_says_whether_training_helped(
-    gain: Interval, trained: Trained, is_start: bool, line: str
-) -> None:
-    assert verdict({"top1": 0.712}, gain, trained, is_start=is_start) == f"kNN 71.2 %{line}"
+@pytest.mark.parametrize(("gain", "trained", "line"), LINES)
+def test_the_last_line_says_whether_training_helped(gain: Interval, trained: Trained, line: str) -> None:
+    assert verdict({"top1": 0.712}, gain, trained) == f"kNN 71.2 %{line}"
 
 
-def test_without_knn_nothing_is_claimed() -> None:
-    said = verdict(None, None, Trained(4, 4, None), is_start=False)
-    assert said.startswith("did training help? No kNN with these labels")
-    for is_start in (True, False):  # the mean taken off, or not
-        said = verdict(None, None, Trained(0, 0, None), is_start=is_start)
-        assert said == "no kNN with these labels; nothing was trained (pretrain.epochs: 0)"
+@pytest.mark.parametrize(
+    ("trained", "line"),
+    [
+        (Trained(0, 0, None), f"no kNN with these labels: {AS_IT_IS}"),
+        (Trained(0, 0, SAME), f"no kNN with these labels: {BROKEN}"),
+        (Trained(4, 0, LAST), f"no kNN with these labels: {KEPT}"),
+        (
+            Trained(4, 4, LAST),
+            "did training help? no kNN with these labels: look at spread in data/metrics/evaluate.json",
+        ),
+    ],
+)
+def test_without_knn_of_the_test_images_the_rest_is_said(trained: Trained, line: str) -> None:
+    assert verdict(None, None, trained) == line
+
+
+def test_metrics_of_an_earlier_version_are_told() -> None:
+    with pytest.raises(
+        UserError, match=r"pretrain\.json: has no 'kept_epoch', as an earlier version wrote it"
+    ):
+        Trained.of({"epoch": 3})
+
+
+def test_outcomes_have_the_same_columns_where_there_are_none(tmp_path: Path) -> None:
+    write_outcomes(tmp_path / "none.parquet", {}, np.empty(0, dtype=np.int64))
+    found = pd.read_parquet(tmp_path / "none.parquet")
+    assert list(found) == ["id", "subject", "protocol", "predicted", "correct"]
+    # pandas reads categories without one as plain strings; they were numbers once
+    assert {str(found[name].dtype) for name in ("subject", "protocol")} <= {"category", "object"}
 
 
 def test_what_pretrain_says_of_itself_is_read_back() -> None:

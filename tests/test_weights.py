@@ -136,3 +136,38 @@ def test_weights_of_stage_pretrain_bring_their_mean_and_std(tmp_path: Path) -> N
     assert read_statistics(path) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     loaded = build_backbone("resnet20", width=4, image_size=16, weights=path)
     assert (loaded.mean, loaded.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+@pytest.mark.parametrize("name", ["caformer_s18", "levit_128s", "efficientvit_m0", "repvit_m0_9", "shvit_s1"])
+def test_a_classifier_of_several_layers_is_left_out_too(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    published = timm.create_model(name).state_dict()
+    torch.save(published, tmp_path / "weights.pth")
+    loaded = build_backbone(
+        f"timm:{name}", width=None, image_size=224, weights=tmp_path / "weights.pth"
+    ).module
+    assert all(torch.equal(value, published[name]) for name, value in loaded.state_dict().items())
+
+
+def test_timms_own_file_of_the_packaged_network_keeps_timms_statistics(tmp_path: Path) -> None:
+    torch.save(timm.create_model("efficientnet_lite0").state_dict(), tmp_path / "lite.pth")
+    loaded = build_backbone("efficientnet_lite0", width=None, image_size=64, weights=tmp_path / "lite.pth")
+    assert loaded.mean == (0.485, 0.456, 0.406)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.complex64])
+def test_numbers_that_are_no_weights_are_one_line(dtype: torch.dtype, tmp_path: Path) -> None:
+    saved = {name: value.to(dtype) for name, value in network(1).state_dict().items()}
+    torch.save(saved, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=r"odd\.pth: stem.* of torch\..*: save the weights as float32"):
+        read_weights(tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize(
+    "card",
+    ['{"mean": 0.5}', "not json", '{"mean": [0.1, 0.2], "std": [1, 1]}', '{"mean": [0,0,0], "std": [0,0,0]}'],
+)
+def test_a_damaged_note_of_pixels_is_one_line(card: str, tmp_path: Path) -> None:
+    save_file(network(1).state_dict(), tmp_path / "odd.safetensors", {"lookalike": card})
+    with pytest.raises(ValueError, match="what it says of its pixels' mean and std is damaged"):
+        read_statistics(tmp_path / "odd.safetensors")

@@ -7,6 +7,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pipeline.errors import EXIT_FAULT, UserError
 _PACKAGES = ("faiss-cpu", "pandas", "Pillow")
 _TRAINING = ("torch", "torchvision", "timm", "onnx", "dvc")
 _ONNXRUNTIMES = ("onnxruntime-gpu", "onnxruntime")  # one of them: where there is no wheel for GPUs, the other
+_MEND = "install it: pip install 'lookalike[train]', or 'make install' in a clone"
 _ENOUGH_DISK = 5 << 30  # bytes; the default run takes a tenth of it, and DVC's cache as much again
 
 
@@ -65,7 +67,11 @@ def _asked(of: str, section: Callable[[], Iterator[Finding]]) -> Iterator[Findin
         yield from section()
     except Exception as error:  # whatever can be broken on a machine
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        yield Finding(of, "cannot be asked", f"{reason[0]}: run 'make install' at the project's top")
+        yield Finding(
+            of,
+            "cannot be asked",
+            f"{reason[0]}: {_MEND}",
+        )
 
 
 def _versions() -> Iterator[Finding]:
@@ -86,7 +92,11 @@ def _version_of(package: str) -> Finding:
     try:
         return Finding(package, importlib.metadata.version(package))
     except importlib.metadata.PackageNotFoundError:
-        return Finding(package, "not installed", "run 'make install' at the project's top")
+        return Finding(
+            package,
+            "not installed",
+            _MEND,
+        )
 
 
 def _device() -> Iterator[Finding]:
@@ -94,8 +104,9 @@ def _device() -> Iterator[Finding]:
     if importlib.util.find_spec("torch") is None:
         return
     from pipeline.encoder.runtime import has_cuda
+    from pipeline.params.reader import PARAMS_FILE, load_params
     from pipeline.training.hardware.machine import choose_device, device_name
-    from pipeline.training.hardware.precision import choose_precision
+    from pipeline.training.hardware.precision import choose_precision, precision_of
 
     device = choose_device("auto")
     problem = None
@@ -104,6 +115,12 @@ def _device() -> Iterator[Finding]:
     yield Finding("device", f"{device.type} ({device_name(device)})", problem)
     precision = choose_precision("auto", device)
     why = " (the processor does not compute in bfloat16)" if precision == "float32" else ""
+    if PARAMS_FILE.exists():
+        with suppress(UserError, ValueError):  # params.yaml is a finding of its own
+            params = load_params()
+            of_run = precision_of(params.pretrain, params.dataset.image_size, device)
+            if of_run != precision:
+                precision, why = of_run, f" (of this project's {params.pretrain.backbone.name})"
     yield Finding("precision", precision + why)
 
 

@@ -10,6 +10,7 @@ from pipeline.cli.embed import embed
 from pipeline.cli.init import init
 from pipeline.cli.query import query
 from pipeline.cli.recipe import recipe
+from pipeline.cli.upgrade import upgrade
 from pipeline.errors import plain_errors
 
 
@@ -30,6 +31,7 @@ app.command()(query)
 app.command()(embed)
 app.command()(init)
 app.command()(recipe)
+app.command()(upgrade)
 app.command()(doctor)
 
 

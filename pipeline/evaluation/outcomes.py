@@ -27,12 +27,19 @@ def write_outcomes(path: Path, outcomes: OfSubjects, test_ids: NDArray[np.int64]
     nothing = np.empty(0, dtype=np.int64)
     columns = {
         "id": test_ids[np.concatenate([nothing, *(found.rows for _, _, found in parts)])],
-        "subject": pd.Categorical(np.repeat([subject for subject, _, _ in parts], lengths)),
-        "protocol": pd.Categorical(np.repeat([protocol for _, protocol, _ in parts], lengths)),
+        "subject": _repeated([subject for subject, _, _ in parts], lengths),
+        "protocol": _repeated([protocol for _, protocol, _ in parts], lengths),
         "predicted": np.concatenate([nothing, *(found.predicted for _, _, found in parts)]),
         "correct": np.concatenate([nothing.astype(bool), *(found.correct for _, _, found in parts)]),
     }
     pd.DataFrame(columns).to_parquet(path, index=False)
+
+
+def _repeated(names: list[str], lengths: list[int]) -> pd.Categorical:
+    """Each name so many times; a byte a row, and categories of strings even where there are none."""
+    categories, codes = np.unique(np.array(names, dtype=object), return_inverse=True)
+    repeated = np.repeat(codes.astype(np.int8), lengths)
+    return pd.Categorical.from_codes(repeated, pd.Index(categories, dtype=object))
 
 
 def gains(outcomes: OfSubjects) -> dict[str, Interval]:

@@ -4,27 +4,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.errors import UserError
 from pipeline.params.section import Count, Device, Positive, Section, Seed
 
 
 class Knn(Section):
-    """Wu et al. 2018, arXiv:1805.01978: the k nearest vote with weight exp(cosine / temperature)."""
+    """Wu et al. 2018, arXiv:1805.01978: the k nearest vote with weight exp(cosine / temperature).
+
+    Where there are fewer than k labelled training images, all of them vote."""
 
     k: Count
     temperature: Positive
-
-    def check_bank(self, num_labelled: int) -> None:
-        """Whether k neighbours can be found among the labelled training images.
-
-        Raises:
-            UserError: there are fewer.
-        """
-        if self.k > num_labelled:
-            raise UserError(
-                f"params.yaml: evaluate.knn.k: {self.k:,} should be at most {num_labelled:,}, the labelled "
-                "images of the training split"
-            )
 
 
 class LinearProbe(Section):

@@ -24,7 +24,7 @@ def _explain(error: ErrorDetails, params: type[BaseModel]) -> str:
     value = error["input"]
     match error["type"]:
         case "missing":
-            return f"{key}: missing"
+            return f"{key}: missing; 'lookalike upgrade' adds what is new"
         case "extra_forbidden":
             return f"{key}: unknown key{_nearest(error['loc'], params)}"
         case "literal_error":

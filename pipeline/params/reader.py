@@ -71,6 +71,8 @@ def parse_yaml(text: str, origin: Path | str) -> Any:
     except MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{origin}{line}: not YAML: {error.problem}") from None
+    except RecursionError:
+        raise UserError(f"{origin}: nested too deeply") from None
     except (YAMLError, ValueError) as error:  # a control character; a date like 2020-13-45
         raise UserError(f"{origin}: not YAML: {str(error).splitlines()[0]}") from None
 

@@ -1,22 +1,31 @@
 """Makes a project: a folder that is a git repository with DVC, and holds nothing of this package's code."""
 
+import errno
 import importlib.util
+import json
 import os
 import secrets
 import shutil
 import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import MachineError, UserError, needs_training_stack
 from pipeline.params.reader import PARAMS_FILE
-from pipeline.recipes import DEFAULT, with_recipe
+from pipeline.recipes import DEFAULT, parse_setting, with_recipe
 
 TEMPLATE = Path(__file__).parent / "template"
 # What stands in the template under another name: in this repository git and DVC would take it for theirs.
-_NAMES = {"gitignore": ".gitignore", "chain.yaml": "dvc.yaml"}
-_PATH = "dataset.path="
+_NAMES = {
+    "gitignore": ".gitignore",
+    "chain.yaml": "dvc.yaml",
+    "dvc.config": ".dvc/config",
+    "dvc.gitignore": ".dvc/.gitignore",
+    "dvcignore": ".dvcignore",
+}
+_PATHS = ("dataset.path", "dataset.root", "pretrain.backbone.weights")
+_MADE_LATER = "dataset.root"  # where a download goes
 
 
 def new_project(folder: Path, recipe: str = DEFAULT, settings: Sequence[str] = ()) -> Path:
@@ -25,56 +34,82 @@ def new_project(folder: Path, recipe: str = DEFAULT, settings: Sequence[str] = (
     Args:
         folder: that is to be made; it may exist if it is empty.
         recipe: that its params.yaml is set to.
-        settings: `KEY=VALUE` to lay over it; a `dataset.path` is meant from here.
+        settings: `KEY=VALUE` to lay over it; paths are meant from here, and written as seen from the project.
 
     Returns:
         The folder, absolute.
 
     Raises:
-        UserError: something stands there, or the recipe or a setting is refused.
-        MachineError: git or DVC cannot be run.
+        UserError: something stands there, git ignores the place, or the recipe or a setting is refused.
+        MachineError: git or DVC is not installed.
     """
     if importlib.util.find_spec("dvc") is None:
         raise MachineError(needs_training_stack("dvc"))
-    place = folder.absolute()
+    place = folder.resolve()
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise UserError(f"{folder}: is there already, and not an empty folder: choose another name")
     given = (TEMPLATE / PARAMS_FILE.name).read_text(encoding="utf-8")
-    params = with_recipe(given, recipe, [_from_here(setting) for setting in settings])
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.parent / f".{place.name}.{secrets.token_hex(4)}.partial"
-    try:
-        partial.mkdir()
-        for file in sorted(TEMPLATE.iterdir()):
-            shutil.copyfile(file, partial / _NAMES.get(file.name, file.name))
-        (partial / PARAMS_FILE.name).write_text(params, encoding="utf-8")
+    params = with_recipe(given, recipe, [_as_seen_from(place, setting) for setting in settings])
+    with _folders(place.parent):
         is_part = _run(["git", "rev-parse", "--is-inside-work-tree"], place.parent).returncode == 0
-        _begin_history(partial, is_part=is_part)
-        partial.rename(place)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    if is_part:  # where DVC has added its files under the name that they had
-        _must(["git", "rm", "-r", "--cached", "--quiet", "--ignore-unmatch", partial.name], place.parent)
+        if is_part and _run(["git", "check-ignore", "--quiet", str(place)], place.parent).returncode == 0:
+            raise UserError(f"{folder}: git ignores it, and DVC with it: choose another place")
+        _fill(place, params, is_part=is_part)
     _must(["git", "add", "--all", "."], place)
     return place
 
 
-def _from_here(setting: str) -> str:
-    """The path of a setting as it is from any folder, where it names something that is here."""
-    value = setting.removeprefix(_PATH)
-    if value == setting or not Path(value).exists():
+def _fill(place: Path, params: str, *, is_part: bool) -> None:
+    """Makes the files beside the place, and then moves them there."""
+    partial = place.parent / f".{place.name}.{secrets.token_hex(4)}.partial"
+    try:
+        (partial / ".dvc").mkdir(parents=True)
+        for file in sorted(TEMPLATE.iterdir()):
+            shutil.copyfile(file, partial / _NAMES.get(file.name, file.name))
+        (partial / PARAMS_FILE.name).write_text(params, encoding="utf-8")
+        if not is_part:
+            _must(["git", "init", "--quiet"], partial)
+        if not place.exists():
+            partial.rename(place)
+            return
+        for file in sorted(partial.iterdir()):  # a shell may stand in it, or a disk hang there
+            shutil.move(file, place / file.name)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise UserError(f"{place}: another command has just made it") from None
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _folders(folder: Path) -> Iterator[None]:
+    """A folder and those above it; what was made of them goes where nothing comes of it."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for each in missing:
+            with suppress(OSError):
+                each.rmdir()
+        raise
+
+
+def _as_seen_from(project: Path, setting: str) -> str:
+    """A setting whose path is meant from here, as the project has to write it.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    ((key, value),) = parse_setting(setting).values.items()
+    if key not in _PATHS or not isinstance(value, str) or value.startswith("~"):
         return setting
-    return f"{_PATH}{Path(value).absolute()}"
-
-
-def _begin_history(folder: Path, *, is_part: bool) -> None:
-    """git and DVC; DVC alone where the folder is a part of another repository."""
-    if not is_part:
-        _must(["git", "init", "--quiet"], folder)
-    dvc = [sys.executable, "-m", "dvc"]
-    _must([*dvc, "init", "--quiet", *(["--subdir"] if is_part else [])], folder)
-    for key in ("core.analytics", "core.check_update"):
-        _must([*dvc, "config", "--quiet", key, "false"], folder)
+    if key != _MADE_LATER and not Path(value).exists():
+        raise UserError(f"-S {key}: {value}: no such file or folder here")
+    if Path(value).is_absolute():
+        return setting
+    return f"{key}={json.dumps(os.path.relpath(Path(value).resolve(), project))}"
 
 
 def _must(command: list[str], folder: Path) -> None:

@@ -1,65 +1,16 @@
-"""What stops a run, or warns of it, in plain words: no number for a loss, a collapse, full memory."""
+"""What stops a run, or warns of it, in plain words: a collapse, full memory."""
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import pandas as pd
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.artifacts import UNLABELLED
-from pipeline.errors import MachineError, NotFiniteError, UserError
+from pipeline.errors import MachineError, UserError
 from pipeline.params.pretrain import Pretrain
-from pipeline.params.reader import Params
 from pipeline.training.monitoring.epoch_log import Row
-from pipeline.training.plan import Plan
-
-# T batches
-
-
-def check_scoring(params: Params, manifest: pd.DataFrame) -> None:
-    """Hours of training should not end in a stage that cannot score: what it will ask for is asked before.
-
-    Args:
-        params: all of them.
-        manifest: of the collection.
-
-    Raises:
-        UserError: `evaluate.knn.k` is larger than the labelled training images.
-    """
-    labels = manifest[manifest["label"] != UNLABELLED].groupby("split")["label"]
-    num_labelled, num_classes = labels.size(), labels.nunique()
-    if "test" in num_labelled and num_classes.get("train", 0) > 1:
-        params.evaluate.knn.check_bank(int(num_labelled["train"]))
-
-
-def check_finite(
-    losses: Tensor, epoch: int, plan: Plan, newest_checkpoint: Callable[[], Path | None]
-) -> None:
-    """Stops a run whose loss is no longer finite, before anything good is overwritten.
-
-    Args:
-        losses: of the epoch's batches so far, [T].
-        epoch: from 1.
-        plan: of the run.
-        newest_checkpoint: gives the last good state, where there is one; asked only to be named.
-
-    Raises:
-        NotFiniteError: it is so; the message names the step, the learning rate and its key.
-    """
-    if bool(losses.isfinite().all()):
-        return
-    first = int((~losses.isfinite()).nonzero()[0]) * plan.steps_per_epoch // plan.batches_per_epoch
-    newest = newest_checkpoint()
-    kept = "" if newest is None else f"; the last good checkpoint is {newest}"
-    raise NotFiniteError(
-        f"the loss is no longer finite in epoch {epoch}, at step {first + 1} of {plan.steps_per_epoch} "
-        f"(learning rate {plan.learning_rate(epoch, first):.3g}): lower {plan.lr_key} in params.yaml{kept}"
-    )
 
 
 def sphere_share(row: Row, params: Pretrain) -> float:

@@ -14,6 +14,7 @@ from models.frozen import freeze
 from models.methods import METHODS
 from models.objective import Step
 from models.refusal import first_line
+from models.weights import CENTER, weights_on_cpu
 from pipeline.errors import UserError
 from pipeline.params.pretrain import Pretrain
 from pipeline.training.hardware.cuda_graph import Learned, RecordedStep
@@ -24,7 +25,7 @@ from pipeline.training.monitoring.monitor import eval_mode
 from pipeline.training.optimizers import build_optimizer, clip_gradient, set_learning_rate
 from pipeline.training.pixels import Images, choose_statistics
 from pipeline.training.views import make_views
-from pipeline.training.weights.centering import FEWEST, mean_direction
+from pipeline.training.weights.centering import mean_direction
 from pipeline.training.weights.start import start_weights
 
 # B batch, D feature
@@ -100,17 +101,17 @@ class Learner:
         except ValueError as error:
             raise UserError(f"params.yaml: pretrain.{self._params.method}.{error}") from None
 
-    def center_of(self, rows: NDArray[np.int64]) -> Tensor | None:
-        """The mean direction of the backbone's features, [D] on the CPU, where params ask for it.
-
-        None where there are fewer than `FEWEST` images: their mean is mostly themselves.
+    def encoder_weights(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+        """The backbone's weights as they are, on the CPU; with the mean of its features where params ask so.
 
         Args:
-            rows: of images, in a random order.
+            rows: of the images that the mean is of, in a random order.
         """
-        if not self._params.center or len(rows) < FEWEST:
-            return None
-        return mean_direction(self.backbone.module, self._images, rows, self.mean, self.std)
+        weights = weights_on_cpu(self.backbone.module)
+        if not self._params.center:
+            return weights
+        center = mean_direction(self.backbone.module, self._images, rows, self.mean, self.std)
+        return weights if center is None else weights | {CENTER: center}
 
     @torch.no_grad()
     def look_at(self, batch: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -151,7 +152,8 @@ class Learner:
         Args:
             lr: of this step.
             peak: the highest of the run, which a constant rate is a multiple of.
-            head_alone: the backbone stays as it is.
+            head_alone: the backbone's weights stay as they are; its batch norms count what they see, unless
+                they are frozen.
         """
         backbone_lr = 0.0 if head_alone else lr * self._params.optimizer.backbone_lr_factor
         constant_lr = peak * self._objective.constant_lr_factor

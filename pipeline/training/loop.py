@@ -13,7 +13,6 @@ from pipeline.training.monitoring.epoch_log import Row
 from pipeline.training.pixels import Images
 from pipeline.training.resuming.checkpoint import Checkpoints
 from pipeline.training.resuming.interrupts import deferred_interrupts
-from pipeline.training.resuming.run_state import weights_on_cpu
 from pipeline.training.run import RunUnderWay, TrainingRun
 
 
@@ -67,12 +66,11 @@ def train(
 def _start_alone(images: Images, params: Pretrain, on_epoch: Callable[[list[Row]], None]) -> TrainingRun:
     """A run without epochs: the backbone is the start, and nothing is asked of the images or the labels."""
     learner = Learner(images, params)
-    start = weights_on_cpu(learner.backbone.module)
+    start = learner.encoder_weights(np.random.default_rng(params.seed).permutation(len(images)))
     history: list[Row] = [{"epoch": 0, "lr": 0.0}]
     on_epoch(history)
     return TrainingRun(
         backbone=start,
-        center=learner.center_of(np.random.default_rng(params.seed).permutation(len(images))),
         start=start,
         feature_dim=learner.backbone.feature_dim,
         statistics=learner.statistics,

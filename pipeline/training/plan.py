@@ -47,7 +47,7 @@ class Plan:
         return (epoch - 1) * self.steps_per_epoch + step
 
     def head_is_alone(self, epoch: int) -> bool:
-        """Whether the backbone does not learn yet in an epoch, from 1."""
+        """Whether the backbone's rate is still 0 in an epoch, from 1."""
         return epoch <= self._optimizer.head_epochs
 
     def learning_rate(self, epoch: int, step: int) -> float:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.weights import weights_on_cpu
 from pipeline.errors import NotFiniteError, StoppedError
 from pipeline.evaluation.intervals import Interval, paired_gain
 from pipeline.params.pretrain import Pretrain
@@ -24,8 +25,8 @@ from pipeline.training.plan import Plan
 from pipeline.training.resuming.autosave import Autosave
 from pipeline.training.resuming.checkpoint import Checkpoints
 from pipeline.training.resuming.interrupts import Interrupts
-from pipeline.training.resuming.run_state import RunState, weights_on_cpu
-from pipeline.training.weights.keeping import can_keep_best, chooses, kept_epoch, lowest_loss
+from pipeline.training.resuming.run_state import RunState
+from pipeline.training.weights.keeping import kept_epoch, lowest_loss
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,10 @@ class TrainingRun:
     """What a run leaves.
 
     Attributes:
-        backbone: the trained weights, on the CPU.
-        center: the mean direction of its features, [D], where that is taken off.
-        start: the weights before the first step, random or pretrained.
+        backbone: the trained weights, on the CPU; under `CENTER` the mean direction of their features, [D],
+            where that is taken off.
+        start: those before the first step, random or pretrained, with their own mean likewise: what a run
+            without epochs leaves.
         feature_dim: what the backbone gives.
         statistics: of the pixels; the encoder normalises with them.
         history: a row an epoch, from epoch 0, the start.
@@ -48,7 +50,6 @@ class TrainingRun:
     """
 
     backbone: dict[str, Tensor]
-    center: Tensor | None
     start: dict[str, Tensor]
     feature_dim: int
     statistics: PixelStatistics
@@ -166,8 +167,8 @@ class RunUnderWay:
         if measured.hits is not None:
             state.hits["last"] = torch.from_numpy(measured.hits)
             state.hits.setdefault("start", state.hits["last"])
-        is_kept = kept_epoch(state.history, self._params) == len(state.history) - 1
-        if chooses(state.history, self._params) and is_kept:
+        chooses = self._keeps_best or self._params.early_stopping.patience is not None
+        if chooses and self._kept_epoch == len(state.history) - 1:
             state.kept_weights = weights_on_cpu(self._learner.backbone.module)
 
     def end_with_best(self, error: NotFiniteError, progress: Progress) -> None:
@@ -177,7 +178,7 @@ class RunUnderWay:
             NotFiniteError: it is not.
         """
         state = self._state
-        if not state.history or not can_keep_best(state.history, self._params):
+        if not state.history or not self._keeps_best:
             raise error
         progress.say(f"warning: {error}; the training ends with the best epoch so far")
         self._broke_down = True
@@ -211,18 +212,17 @@ class RunUnderWay:
 
     def say_where_it_ended(self, progress: Progress) -> None:
         """That the run stopped early, if it did, and which epoch's weights it ends with, if it chose."""
-        history, params = self._state.history, self._params
-        kept = kept_epoch(history, params)
+        history, params, kept = self._state.history, self._params, self._kept_epoch
         if self._is_stale:
             patience = params.early_stopping.patience
             progress.say(f"no lower loss for {patience} epochs: the weights of epoch {kept}")
-        elif can_keep_best(history, params):
+        elif self._keeps_best:
             what = "the start" if kept == 0 else f"epoch {kept}"
             progress.say(f"kept: {what}, whose held-out kNN is {history[kept]['knn_top1']:.3f}, the best")
         elif params.keep == "best":
             first, last = history[0], history[-1]
             progress.say(
-                "pretrain.keep is best, but without labels none can be chosen: the last epoch is kept; "
+                f"pretrain.keep is best, but {self._watch.cannot_choose}: epoch {kept} is kept; "
                 f"effective rank {first['effective_rank']:.1f} -> {last['effective_rank']:.1f}, uniformity "
                 f"{first['uniformity']:.2f} -> {last['uniformity']:.2f}, start to end"
             )
@@ -235,20 +235,29 @@ class RunUnderWay:
         hits = {name: found.numpy() for name, found in state.hits.items()}
         if state.kept_weights is not None:
             learner.backbone.module.load_state_dict(state.kept_weights)
+        backbone = learner.encoder_weights(self._watch.train_rows)
+        learner.backbone.module.load_state_dict(self._start)
         return TrainingRun(
-            backbone=weights_on_cpu(learner.backbone.module),
-            center=learner.center_of(self._watch.train_rows),
-            start=self._start,
+            backbone=backbone,
+            start=learner.encoder_weights(self._watch.train_rows),
             feature_dim=learner.backbone.feature_dim,
             statistics=learner.statistics,
             history=state.history,
-            kept_epoch=kept_epoch(state.history, self._params),
+            kept_epoch=self._kept_epoch,
             gain=paired_gain(hits["start"], hits["last"]) if hits else None,
             device=learner.device.type,
             precision=learner.precision,
             seconds=state.seconds,
             views_per_s=num_views / state.seconds if state.seconds else 0.0,
         )
+
+    @property
+    def _keeps_best(self) -> bool:
+        return self._params.keep == "best" and self._watch.cannot_choose is None
+
+    @property
+    def _kept_epoch(self) -> int:
+        return kept_epoch(self._state.history, self._params, best=self._keeps_best)
 
     @property
     def _is_stale(self) -> bool:

@@ -26,7 +26,9 @@ from pipeline.training.views import make_views
 # The same temperature for every monitored kNN, Wu et al. 2018, arXiv:1805.01978.
 _KNN_TEMPERATURE = 0.07
 _SPREAD_SAMPLE = 1000  # images; every pair is compared
-_BATCH = 256
+_BATCH = 256  # images of at most 112 px; as many pixels of larger ones
+_BATCH_SIDE = 112
+_FEWEST_TO_CHOOSE = 30  # held-out images: by fewer, the best epoch is chosen by chance
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Watch:
 
     Attributes:
         train_rows: all other images, in a seeded random order.
+        cannot_choose: why these images cannot say which epoch is best; None where they can.
         probe: or nothing, where there are no labels.
     """
 
@@ -70,6 +73,7 @@ class Watch:
         """
         monitor = params.monitor
         self.train_rows, self._holdout_rows = hold_out(labels, monitor, params.seed)
+        self.cannot_choose = why_not_chosen_by(labels[self._holdout_rows])
         self._bank_rows = self.train_rows[labels[self.train_rows] != UNLABELLED][: monitor.bank_size]
         self._images, self._labels, self._k = images, labels, monitor.k
         self._lr_key = params.peak_lr[0]
@@ -167,6 +171,17 @@ def hold_out(
     return order[~held_out], order[held_out]
 
 
+def why_not_chosen_by(labels: NDArray[np.int64]) -> str | None:
+    """Why held-out images of these labels cannot say which epoch is best; None where they can."""
+    if not len(labels):
+        return "no image has a label"
+    if len(labels) < _FEWEST_TO_CHOOSE:
+        return f"of {len(labels)} held-out images (fewer than {_FEWEST_TO_CHOOSE}) chance would choose"
+    if len(np.unique(labels)) < 2:
+        return "the held-out images are all of one class"
+    return None
+
+
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
     """The module in eval mode; the mode of each of its parts is put back: frozen norms are in eval mode."""
@@ -184,12 +199,14 @@ def extract_features(
     rows: NDArray[np.int64],
     mean: Tensor,
     std: Tensor,
-    batch_size: int = _BATCH,
+    batch_size: int | None = None,
 ) -> NDArray[np.float32]:
     """Features of whole images, in eval mode and float32, on the device of mean and std: [len(rows), D]."""
     features = []
+    side = images[rows[:1]].shape[1]
+    at_once = batch_size or max(1, min(_BATCH, _BATCH * _BATCH_SIDE**2 // side**2))
     with eval_mode(backbone):
-        for batch in np.array_split(rows, math.ceil(len(rows) / batch_size)):
+        for batch in np.array_split(rows, math.ceil(len(rows) / at_once)):
             pixels = torch.from_numpy(images[batch]).to(mean.device).permute(0, 3, 1, 2)
             features.append(backbone((pixels / 255 - mean) / std).float().cpu().numpy())
     return np.concatenate(features)

@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from pipeline.params.pretrain import Checkpoint
-from pipeline.training.guards import check_finite
+from pipeline.training.finite import check_finite
 from pipeline.training.plan import Plan
 from pipeline.training.resuming.checkpoint import Checkpoints
 from pipeline.training.resuming.run_state import RunState
@@ -56,7 +56,8 @@ class Autosave:
             self._state.start_clock()
 
     def after_epoch(self, *, is_last: bool) -> None:
-        """Saves where so many epochs are done, and at the end: a finished run is never trained again."""
+        """Saves where so many epochs are done, and at the end, so that a finished run is not trained
+        again. One that broke down begins again at its last checkpoint."""
         is_due = is_last or (self._state.epoch - 1) % self._params.epochs == 0
         if self._checkpoints is not None and is_due:
             self.save()

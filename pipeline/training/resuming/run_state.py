@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.training.monitoring.epoch_log import EpochLog, Row
 
@@ -108,11 +108,3 @@ class RunState:
         self.history = state["history"]
         self.kept_weights, self.hits = state["kept_weights"], state["hits"]
         self.seconds = state["seconds"]
-
-
-def weights_on_cpu(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of a module's weights and buffers, contiguous and on the CPU."""
-    return {
-        name: value.detach().cpu().contiguous().clone(memory_format=torch.contiguous_format)
-        for name, value in module.state_dict().items()
-    }

@@ -9,14 +9,14 @@ from pipeline.evaluation.knn import normalize
 from pipeline.training.monitoring.monitor import extract_features
 from pipeline.training.pixels import Images
 
-FEWEST = 100  # images whose mean is worth taking off
+_FEWEST = 100  # images whose mean is worth taking off: of fewer it is mostly themselves
+_LEAST = 1e-4  # mean square of what is left of a feature of length 1; below, rounding is most of it
 _SAMPLE = 1000
-_AT_ONCE = 64  # of 224 px
 
 
 def mean_direction(
     backbone: nn.Module, images: Images, rows: NDArray[np.int64], mean: Tensor, std: Tensor
-) -> Tensor:
+) -> Tensor | None:
     """The mean of the normalised features of (at most 1,000 of) the images.
 
     Features behind a rectifier are never negative, so all of them point much the same way: without their
@@ -31,7 +31,13 @@ def mean_direction(
         std: likewise.
 
     Returns:
-        float32 [D], on the CPU.
+        float32 [D], on the CPU; None where it is better left: of few images, or of features so alike that
+        nothing but rounding stays without it.
     """
-    features = extract_features(backbone, images, rows[:_SAMPLE], mean, std, batch_size=_AT_ONCE)
-    return torch.from_numpy(normalize(features).mean(axis=0, dtype=np.float64).astype(np.float32))
+    if len(rows) < _FEWEST:
+        return None
+    features = normalize(extract_features(backbone, images, rows[:_SAMPLE], mean, std))
+    center = features.mean(axis=0, dtype=np.float64)
+    if ((features - center) ** 2).sum(axis=1).mean() < _LEAST:
+        return None
+    return torch.from_numpy(center.astype(np.float32))

@@ -7,28 +7,19 @@ from pipeline.params.pretrain import Pretrain
 from pipeline.training.monitoring.epoch_log import Row
 
 
-def chooses(history: Sequence[Row], params: Pretrain) -> bool:
-    """Whether a run keeps other weights than its last, so that those of an epoch must be put aside."""
-    return can_keep_best(history, params) or params.early_stopping.patience is not None
-
-
-def can_keep_best(history: Sequence[Row], params: Pretrain) -> bool:
-    """Whether the best epoch is asked for, and labelled images are held out to choose it by."""
-    return params.keep == "best" and "knn_top1" in history[0]
-
-
-def kept_epoch(history: Sequence[Row], params: Pretrain) -> int:
+def kept_epoch(history: Sequence[Row], params: Pretrain, *, best: bool) -> int:
     """The epoch whose weights a run ends with.
 
     Args:
         history: a row an epoch, from epoch 0, the start; at least that one.
         params: of the run.
+        best: whether the best epoch is asked for, and the held-out images can choose it.
 
     Returns:
-        With `keep: best` the one of the best held-out kNN, of equals the first, where there is any; else with
-        a patience that of the lowest loss, the start excluded; else the last.
+        That of the best held-out kNN, of equals the first; else, with a patience, that of the lowest loss,
+        the start excluded; else the last.
     """
-    if can_keep_best(history, params):
+    if best:
         return max(range(len(history)), key=lambda epoch: history[epoch]["knn_top1"])
     if params.early_stopping.patience is not None:
         return lowest_loss(history)
