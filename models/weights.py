@@ -19,6 +19,8 @@ _OURS = "lookalike."  # before what stage `pretrain` adds to a backbone's own we
 CENTER = f"{_OURS}center"  # that is the mean direction of its features
 _NAMED = 3  # tensors in a message
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_WHOLE = (torch.int64, torch.int32, torch.bool)
+_LEARNED = ("weight", "bias")  # how the names of what is learned end
 COUNTER = "num_batches_tracked"  # of a batch norm; nothing that is computed depends on it
 
 Rgb = tuple[float, float, float]
@@ -80,9 +82,9 @@ def _read(path: Path) -> Any:
 
 
 def _is_plain(name: str, value: Tensor) -> bool:
-    """Whether a tensor holds its numbers as they are; a batch norm's counter is an integer."""
+    """Whether a tensor holds its numbers as they are; counters, indexes and masks may be whole numbers."""
     dense = value.layout == torch.strided and not value.is_meta
-    return dense and (value.dtype in _FLOATS or (name.endswith(COUNTER) and not value.is_floating_point()))
+    return dense and (value.dtype in _FLOATS or (value.dtype in _WHOLE and not name.endswith(_LEARNED)))
 
 
 def read_statistics(path: Path) -> tuple[Rgb, Rgb] | None:

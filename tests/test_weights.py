@@ -163,6 +163,17 @@ def test_numbers_that_are_no_weights_are_one_line(dtype: torch.dtype, tmp_path: 
         read_weights(tmp_path / "odd.pth")
 
 
+def test_indexes_and_masks_of_a_published_file_are_no_weights(tmp_path: Path) -> None:
+    """Swin's authors store `relative_position_index`, which timm leaves out."""
+    index = {
+        "layers.0.attn.relative_position_index": torch.arange(4),
+        "attn_mask": torch.ones(2, dtype=torch.bool),
+    }
+    saved = network(1).state_dict() | index
+    torch.save(saved, tmp_path / "swin.pth")
+    assert read_weights(tmp_path / "swin.pth").keys() == saved.keys()
+
+
 @pytest.mark.parametrize(
     "card",
     ['{"mean": 0.5}', "not json", '{"mean": [0.1, 0.2], "std": [1, 1]}', '{"mean": [0,0,0], "std": [0,0,0]}'],
