@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import time
 from pathlib import Path
 
 
@@ -35,3 +36,24 @@ class KilledOnce(bytes):
             remembered.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return True
+
+
+class Sleeping(bytes):
+    """The first time that it is looked at, its process sleeps until it is ended."""
+
+    def __bool__(self) -> bool:
+        remembered = Path(os.environ["SLEPT_ONCE"])
+        if not remembered.exists():
+            remembered.touch()
+            time.sleep(600)
+        return True
+
+
+class FatalLater(Fatal):
+    """Dies when another sleeps and what comes next had time to fill the pipe."""
+
+    def __bool__(self) -> bool:
+        while not Path(os.environ["SLEPT_ONCE"]).exists():
+            time.sleep(0.01)
+        time.sleep(0.3)
+        return super().__bool__()

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.artifacts import Artifacts, compact_array
+from pipeline.collection import decoding
 from pipeline.collection.ingest import Ingested, check_ingested, ingest
 from pipeline.collection.sources.collection import Collection, Entry
 from pipeline.collection.sources.folder import folder
@@ -28,7 +29,7 @@ from pipeline.images import decode, read_image
 from pipeline.params.dataset import Dataset
 from pipeline.params.reader import Params
 from tests.conftest import ROOT, change_params
-from tests.fatal import Aborting, Fatal, Killed, KilledOnce
+from tests.fatal import Aborting, Fatal, FatalLater, Killed, KilledOnce, Sleeping
 from tests.processes import obey_permissions, run_stage
 
 SIZE = 16
@@ -188,6 +189,20 @@ def test_a_process_that_was_killed_costs_no_image_unless_the_same_one_kills_agai
         MachineError, match=r"^1\.png: the process that decodes it was killed, most likely for"
     ):
         ingest(again, own(params, tmp_path), tmp_path / "again")
+
+
+def test_a_crash_while_the_next_chunk_is_written_does_not_hang(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All workers busy, 16 MB half-way into a pipe, and then nobody who reads it: python/cpython#94777."""
+    monkeypatch.setattr(decoding, "_num_workers", lambda: 2)
+    monkeypatch.setenv("SLEPT_ONCE", str(tmp_path / "once"))
+    (tmp_path / "out").mkdir()
+    full = b"x" * (16 << 20)  # a chunk ends with it
+    contents = [Sleeping(encoded(0)), full, FatalLater(encoded(1)), full, encoded(2), full]
+    found = ingest(of_files(contents), own(params, tmp_path), tmp_path / "out")
+    assert [image.entry.source for image in found.accepted] == ["0.png", "4.png"]
+    assert found.rejected[1].reason == "crashes its decoder (SIGSEGV)"
 
 
 @pytest.mark.parametrize("seed", range(5))

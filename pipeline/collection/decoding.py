@@ -7,6 +7,7 @@ then decoded one by one in a process of their own, so that it is known which of 
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -101,10 +102,24 @@ class _Pool:
                 return self._executor.submit(_decode_chunk, chunk)
 
     def close(self) -> None:
+        _let_go_of_what_nobody_reads(self._executor)
         self._executor.shutdown(cancel_futures=True)
 
     def _start(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(self._num_workers, _SPAWN, _start_worker, (self._job,))
+
+
+def _let_go_of_what_nobody_reads(executor: ProcessPoolExecutor) -> None:
+    """Before Python 3.11.5 a pool whose worker died half-way through a chunk waits for ever for its end.
+
+    The thread that writes to the workers stands in a pipe that is full and that nobody reads any more
+    (python/cpython#94777, whose mend this is).
+    """
+    if sys.version_info >= (3, 11, 5) or not getattr(executor, "_broken", False):
+        return
+    queue = getattr(executor, "_call_queue", None)  # none where it has ended
+    if queue is not None:
+        queue._reader.close()
 
 
 class _Alone:
