@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.artifacts import create_array
+from pipeline.arrays import create_array
 from pipeline.collection.ingest import ingest
 from pipeline.collection.sources.folder import folder
 from pipeline.images import read_image

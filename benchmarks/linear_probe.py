@@ -4,7 +4,7 @@
     python -m benchmarks.linear_probe --archive cifar10.tar --images 60000 --features 2880 --ours-alone
 
 The features are random: the positive part of so many random projections of the images' pixels. Each side
-scores all three probes (all labels; 1 % and 10 % in five draws), on the same draws and the same validation
+scores four probes (all labels; 1, 5 and 10 % in five draws), on the same draws and the same validation
 parts, with the params of params.yaml; scikit-learn does so one fit at a time, in float64. Printed are the
 seconds of each side, top-1 and C of the probe with all labels and mean top-1 of the others, and the most
 memory that the process held by then.
@@ -28,10 +28,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.errors import plain_errors
-from pipeline.evaluation.coverage import FEW_LABELS
+from pipeline.evaluation.coverage import SHARES
 from pipeline.evaluation.labelled import Labelled
 from pipeline.evaluation.probes.draws import split_stratified
-from pipeline.evaluation.probes.linear_probe import score_few_labels, score_linear
+from pipeline.evaluation.probes.few_labels import score_few_labels
+from pipeline.evaluation.probes.linear_probe import score_linear
 from pipeline.params.evaluate import LinearProbe
 from pipeline.params.reader import load_params
 from pipeline.training.hardware.machine import choose_device
@@ -53,13 +54,13 @@ def main() -> None:
 
     def ours() -> list[str]:
         all_labels, _ = score_linear(train, test, class_names, params.linear, device)
-        few = [score_few_labels(train, test, share, params.linear, device) for share in FEW_LABELS.values()]
+        few = [score_few_labels(train, test, protocol, params.linear, device) for protocol in SHARES]
         return [f"{all_labels['top1']:.4f} (C {all_labels['C']})", *(f"{each['mean']:.4f}" for each in few)]
 
     def theirs() -> list[str]:
         top1, C = score_scikit_learn(train, test, params.linear, params.linear.seed)
         means = []
-        for share in FEW_LABELS.values():
+        for share in SHARES.values():
             draws = [
                 split_stratified(train.labels, round(share * len(train.labels)), seed)[0]
                 for seed in params.linear.few_label_seeds
@@ -73,7 +74,7 @@ def main() -> None:
         return [f"{top1:.4f} (C {C})", *means]
 
     num_rows = f"{len(train.labels):,} and {len(test.labels):,} of {args.features:,} features"
-    print(f"{num_rows}; top-1 with all labels, {', '.join(FEW_LABELS)}", flush=True)
+    print(f"{num_rows}; top-1 with all labels, {', '.join(SHARES)}", flush=True)
     sides: dict[str, Callable[[], list[str]]] = {"ours": ours}
     if not args.ours_alone:
         sides["scikit-learn"] = theirs

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays import read_array
 from pipeline.atomic import atomic_file, writer
-from pipeline.errors import UserError, damaged_output, missing_output
+from pipeline.errors import UserError, damaged_output, existing
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCRATCH = Path(".lookalike")  # what speeds up or resumes work and is no output
 SPLITS = ("train", "test", "unlabelled")  # their order is the order of the manifest's ids
-_ROWS_AT_ONCE = 256
 UNLABELLED = -1  # the label of an image that has none
 
 
@@ -80,6 +79,11 @@ class Artifacts:
         return self.pretrain / "start.safetensors"
 
     @property
+    def augmented(self) -> Path:
+        """A view of each image of a sample, as pixels."""
+        return self.pretrain / "augmented.npy"
+
+    @property
     def encoders(self) -> Path:
         return self.root / "encoder"
 
@@ -117,6 +121,11 @@ class Artifacts:
         """What every protocol said of every test image."""
         return self.evaluation / "outcomes.parquet"
 
+    @property
+    def findings(self) -> Path:
+        """What is wrong with the collection."""
+        return self.evaluation / "findings.parquet"
+
     def metrics(self, stage: str) -> Path:
         return self.root / "metrics" / f"{stage}.json"
 
@@ -132,8 +141,12 @@ class Artifacts:
         """Memory-mapped pixels of a split, uint8 [N, H, W, 3]."""
         return read_array(self.images / f"{split}.npy", made_by="fetch")
 
+    def read_augmented(self) -> NDArray[np.uint8]:
+        """Memory-mapped views, uint8 [M, H, W, 3], of `pipeline.evaluation.scored.Scored.viewed`."""
+        return read_array(self.augmented, made_by="pretrain")
+
     def read_embeddings(self, split: str, *, of_start: bool = False) -> NDArray[np.float32]:
-        """Memory-mapped embeddings of a split, float32 [N, D], L2-normalised.
+        """Memory-mapped embeddings of a split, or `augmented`, float32 [N, D], L2-normalised.
 
         Of the start there are those of the scored images alone: N is the number of
         `pipeline.evaluation.scored.Scored.features_of`.
@@ -176,91 +189,6 @@ def stages_under_way(data: Artifacts | None = None) -> list[tuple[Path, int]]:
         for path in (data.code, data.source, data.weights, *folders)
         if (process := writer(path)) is not None
     ]
-
-
-class Stacked:
-    """Arrays [N0, ...], [N1, ...], ... read as one [N0 + N1 + ..., ...], none of them loaded whole."""
-
-    def __init__(self, parts: Sequence[NDArray[np.uint8]]) -> None:
-        self._parts = parts
-        self._ends = np.cumsum([len(part) for part in parts])
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]:
-        """The rows in the order asked for, [len(rows), ...], copied."""
-        if len(self._parts) == 1:
-            return np.asarray(self._parts[0][rows])
-        chosen = np.empty((len(rows), *self._parts[0].shape[1:]), dtype=self._parts[0].dtype)
-        for part, end in zip(self._parts, self._ends, strict=True):
-            here = (rows < end) & (rows >= end - len(part))
-            chosen[here] = part[rows[here] - (end - len(part))]
-        return chosen
-
-
-def existing(path: Path, made_by: str) -> Path:
-    """The path itself, where there is a file.
-
-    Raises:
-        UserError: there is none; the message names the stage that makes it.
-    """
-    if not path.exists():
-        raise missing_output(path, made_by)
-    return path
-
-
-def read_array(path: Path, made_by: str) -> NDArray[Any]:
-    """A memory-mapped .npy file.
-
-    Raises:
-        UserError: the file is missing, cut short or no array.
-    """
-    existing(path, made_by)
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
-    except (ValueError, EOFError) as error:
-        raise damaged_output(path, f"not a whole array ({error})", made_by) from None
-
-
-def create_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
-    """A new .npy file to be filled through the memory map that is returned.
-
-    Raises:
-        OSError: the disk has no room for all of it. Its space is taken now: a page of a map that finds the
-            disk full later would kill the process without a word.
-    """
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    with path.open("rb+") as file:
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array
-
-
-def compact_array(path: Path, kept: NDArray[np.bool_]) -> None:
-    """Takes rows out of a .npy file, in place and in the memory of a few rows.
-
-    Args:
-        path: of an array [N, ...]; removed where no row is kept.
-        kept: whether each row stays, [N].
-    """
-    if kept.all():
-        return
-    rows = np.flatnonzero(kept)
-    if len(rows) == 0:
-        path.unlink()
-        return
-    array = np.lib.format.open_memmap(path, mode="r+")
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        moved = rows[start : start + _ROWS_AT_ONCE]  # never before where they go to
-        array[start : start + len(moved)] = array[moved]
-    array.flush()
-    header = {"descr": array.dtype.str, "fortran_order": False, "shape": (len(rows), *array.shape[1:])}
-    row_bytes = array[0].nbytes
-    with path.open("rb+") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        # NumPy leaves room in the header for the number of rows to change
-        assert file.tell() == array.offset
-        file.truncate(array.offset + len(rows) * row_bytes)
 
 
 def read_json(path: Path, made_by: str) -> dict[str, Any]:

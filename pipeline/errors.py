@@ -48,6 +48,17 @@ def missing_output(path: Path, made_by: str) -> UserError:
     return UserError(f"{path}: missing, stage '{made_by}' makes it: run 'dvc repro {made_by}'")
 
 
+def existing(path: Path, made_by: str) -> Path:
+    """The path itself, where there is a file.
+
+    Raises:
+        UserError: there is none; the message names the stage that makes it.
+    """
+    if not path.exists():
+        raise missing_output(path, made_by)
+    return path
+
+
 def damaged_output(path: Path, what_is_wrong: str, made_by: str) -> UserError:
     """That an output of the chain is not what it should be, and how it is made anew."""
     return UserError(f"{path}: {what_is_wrong}: run 'dvc repro --force {made_by}'")

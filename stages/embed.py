@@ -41,6 +41,11 @@ def main() -> None:
                 path = folder / data.start_embeddings.name / path.name
                 what = f"embed {split}, start"
                 embed_to_file(start, images, rows, params.batch_size, path, what)
+        views = data.read_augmented()
+        for network, of_views in ((encoder, folder), (start, folder / data.start_embeddings.name)):
+            if of_views.exists():
+                path = of_views / data.augmented.name
+                embed_to_file(network, views, np.arange(len(views)), params.batch_size, path, "embed views")
         write_json(
             folder / data.embeddings_card.name,
             {data.encoder.name: encoder.sha256, data.manifest.name: sha256_of(data.manifest)},

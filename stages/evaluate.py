@@ -2,27 +2,41 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from pipeline.arrays import Stacked
 from pipeline.artifacts import Artifacts, read_json, write_json
 from pipeline.atomic import atomic_folder
 from pipeline.errors import plain_errors
 from pipeline.evaluation.coverage import PROTOCOLS, label_figures, left_out, remarks
+from pipeline.evaluation.findings.collection import find_faults
+from pipeline.evaluation.findings.label_errors import label_errors
+from pipeline.evaluation.findings.table import Finding, counts, write_findings
+from pipeline.evaluation.label_free.hubness import hubness
+from pipeline.evaluation.label_free.spread import is_collapsed, spread
+from pipeline.evaluation.label_free.views import view_figures
 from pipeline.evaluation.labelled import Labelled, Outcomes, Scores
-from pipeline.evaluation.outcomes import gains, write_outcomes
+from pipeline.evaluation.outcomes import OfSubjects, gains, headlines, write_confusion, write_outcomes
 from pipeline.evaluation.pixels import is_grey, pixel_side, small_pixels
+from pipeline.evaluation.probes.few_labels import curves
 from pipeline.evaluation.protocols import evaluate
 from pipeline.evaluation.scored import Scored, scored_images
-from pipeline.evaluation.spread import spread
 from pipeline.evaluation.verdict import Trained, verdict
 from pipeline.params.evaluate import Evaluate
 from pipeline.params.reader import load_params
 from pipeline.provenance.loaded import Loaded
+from pipeline.search.index_folder import IndexFolder
+from pipeline.search.neighbors import Neighbors, neighbors_of_all
 from pipeline.training.hardware.machine import choose_device, make_deterministic
+
+_NEIGHBORS = 10
 
 Features = NDArray[np.float32]
 
@@ -35,19 +49,9 @@ def main() -> None:
     trained = Trained.of(read_json(data.metrics("pretrain"), made_by="pretrain"))
     device = choose_device(params.device, "evaluate.device")
     make_deterministic(params.linear.seed)
-    manifest = data.read_manifest()
-    scored = scored_images(manifest)
     started = time.perf_counter()
     with atomic_folder(data.evaluation, loaded.check) as folder:
-        figures, outcomes = score(data, scored, params, device)
-        if "start" not in figures:  # one encoder
-            figures["start"] = figures["encoder"]
-            outcomes |= {"start": outcomes["encoder"]} if outcomes else {}
-        test_ids = manifest.loc[manifest["split"] == "test", "id"].to_numpy()[scored.rows["test"]]
-        write_outcomes(folder / data.outcomes.name, outcomes, test_ids)
-    over_start = gains(outcomes) if outcomes else {}
-    if over_start:
-        figures["over_start"] = {name: gain.figures("top1") for name, gain in over_start.items()}
+        figures, over_start = score_all(data, params, device, folder)
     write_json(data.metrics("evaluate"), figures)
     write_json(
         data.speed("evaluate"),
@@ -60,32 +64,100 @@ def main() -> None:
     print(verdict(figures["encoder"].get("knn"), over_start.get("knn"), trained), flush=True)
 
 
+def score_all(
+    data: Artifacts, params: Evaluate, device: torch.device, folder: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Figures for the metrics, and the gains over the start; every table goes into the folder."""
+    manifest = data.read_manifest()
+    scored = scored_images(manifest)
+    neighbors = nearest_others(data)
+    faults = find_faults(neighbors.ids, neighbors.cosines, manifest, picture_of(data))
+    figures, outcomes = score(data, scored, faults.contents, params, device)
+    if "start" not in figures:  # one encoder
+        figures["start"] = dict(figures["encoder"])
+        outcomes |= {"start": outcomes["encoder"]} if outcomes else {}
+    figures["encoder"]["hubness"] = hubness(neighbors.ids)
+    found = [*faults.findings, *doubted_labels(data, scored, neighbors, figures, params, device)]
+    figures["findings"] = counts(found, params.findings)
+    print(f"evaluate: {in_words(figures['findings'])}: data/evaluation/findings.parquet", flush=True)
+    test_ids = manifest.loc[manifest["split"] == "test", "id"].to_numpy()[scored.rows["test"]]
+    leaked = np.isin(test_ids, faults.leaked(params.findings))
+    add_headlines(figures, outcomes, leaked)
+    over_start = gains(outcomes) if outcomes else {}
+    if over_start:
+        figures["over_start"] = {name: gain.figures("top1") for name, gain in over_start.items()}
+    write_findings(folder / data.findings.name, found)
+    write_outcomes(folder / data.outcomes.name, outcomes, test_ids)
+    class_names = data.read_collection()["class_names"]
+    write_confusion(folder / "confusion.tsv", outcomes, scored.labels["test"], class_names)
+    curve_rows = curves(figures, len(scored.labels["train"]), [*subjects(data, scored), "start"])
+    columns = ["subject", "num_images", "mean", "low", "high"]
+    pd.DataFrame(curve_rows, columns=columns).to_csv(folder / "few_labels.tsv", sep="\t", index=False)
+    return figures, over_start
+
+
+def nearest_others(data: Artifacts) -> Neighbors:
+    """Of every image, as the index finds them.
+
+    Raises:
+        UserError: the index is not of these embeddings.
+    """
+    folder = IndexFolder(data.index)
+    card = folder.read_card()
+    folder.check_made_of(card, data)
+    embeddings = [data.read_embeddings(split) for split in data.splits()]
+    return neighbors_of_all(folder.read_index(card), card.search_parameters, embeddings, _NEIGHBORS)
+
+
+def picture_of(data: Artifacts) -> Callable[[int], NDArray[np.uint8]]:
+    """Gives the pixels of an id, uint8 [H, W, 3]."""
+    images = Stacked([data.read_images(split) for split in data.splits()])
+    return lambda image_id: images[np.array([image_id])][0]
+
+
 def score(
-    data: Artifacts, scored: Scored, params: Evaluate, device: torch.device
+    data: Artifacts, scored: Scored, contents: NDArray[np.int64], params: Evaluate, device: torch.device
 ) -> tuple[dict[str, Any], dict[str, dict[str, Outcomes]]]:
     """Every subject by every protocol that the labels allow: figures for the metrics, and outcomes."""
     class_names = data.read_collection()["class_names"]
-    train, test = scored.labels["train"], scored.labels["test"]
-    figures, can_score = say_what_is_left_out(train, test, class_names)
+    same = contents_of_splits(data, scored, contents)
+    figures, can_score = say_what_is_left_out(scored, same, class_names)
     outcomes: dict[str, dict[str, Outcomes]] = {}
-    for subject, features in subjects(data, scored).items():
+    for name, subject in subjects(data, scored).items():
         scores: dict[str, Scores] = {}
         if can_score:
             seen, asked = (
-                Labelled(features(split, scored.rows[split]), scored.labels[split])
+                Labelled(subject.features(split, scored.rows[split]), scored.labels[split], same[split])
                 for split in ("train", "test")
             )
-            scores, outcomes[subject] = evaluate(seen, asked, class_names, params, device)
-            print(one_line(subject, scores), flush=True)
-        figures[subject] = scores | {"spread": spread(features("train", scored.sample))}
+            scores, outcomes[name] = evaluate(seen, asked, class_names, params, device)
+            print(one_line(name, scores), flush=True)
+        lies = spread(subject.features("train", scored.sample))
+        collapsed = is_collapsed(lies["uniformity"])
+        if collapsed:
+            print(f"{name}: collapsed: all images are nearly one point to it", flush=True)
+        if len(scored.viewed):
+            views = view_figures(subject.features("train", scored.viewed), subject.of_views())
+            scores["views"] = {**views}
+        figures[name] = scores | {"spread": lies | {"collapsed": collapsed}}
     return figures, outcomes
 
 
-def subjects(data: Artifacts, scored: Scored) -> dict[str, Callable[[str, NDArray[np.int64]], Features]]:
-    """What is scored: the features of some of the scored rows of a split, float32 [len(rows), D].
+@dataclass(frozen=True)
+class Subject:
+    """What is scored.
 
-    Not the start where the encoder is the start.
+    Attributes:
+        features: of some of the scored rows of a split, float32 [len(rows), D].
+        of_views: of the augmented views, [M, D].
     """
+
+    features: Callable[[str, NDArray[np.int64]], Features]
+    of_views: Callable[[], Features]
+
+
+def subjects(data: Artifacts, scored: Scored) -> dict[str, Subject]:
+    """Those that are scored, by name; not the start where the encoder is the start."""
     splits = [split for split in ("train", "test") if split in data.splits()]
     grey = all(is_grey(data.read_images(split)) for split in splits)
     side = pixel_side(sum(len(labels) for labels in scored.labels.values()))
@@ -94,25 +166,47 @@ def subjects(data: Artifacts, scored: Scored) -> dict[str, Callable[[str, NDArra
         embedded = np.searchsorted(scored.features_of(split), rows)
         return data.read_embeddings(split, of_start=True)[embedded]
 
+    def pixels(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> Features:
+        return small_pixels(images, rows, grey=grey, largest=side)
+
     found = {
-        "encoder": lambda split, rows: data.read_embeddings(split)[rows],
-        "start": start,
-        "pixels": lambda split, rows: small_pixels(data.read_images(split), rows, grey=grey, largest=side),
+        "encoder": Subject(
+            lambda split, rows: data.read_embeddings(split)[rows], lambda: data.read_embeddings("augmented")
+        ),
+        "start": Subject(start, lambda: data.read_embeddings("augmented", of_start=True)),
+        "pixels": Subject(
+            lambda split, rows: pixels(data.read_images(split), rows),
+            lambda: pixels(data.read_augmented(), np.arange(len(scored.viewed))),
+        ),
     }
     if not data.start_embeddings.exists():
         del found["start"]
     return found
 
 
+def contents_of_splits(
+    data: Artifacts, scored: Scored, contents: NDArray[np.int64]
+) -> dict[str, NDArray[np.int64]]:
+    """The contents of the scored rows, by split."""
+    num_images = data.read_collection()["num_images"]
+    first, found = 0, {}
+    for split in data.splits():
+        if split in scored.rows:
+            found[split] = contents[first + scored.rows[split]]
+        first += num_images[split]
+    return {"train": np.empty(0, np.int64), "test": np.empty(0, np.int64)} | found
+
+
 def say_what_is_left_out(
-    train: NDArray[np.int64], test: NDArray[np.int64], class_names: list[str]
+    scored: Scored, contents: dict[str, NDArray[np.int64]], class_names: list[str]
 ) -> tuple[dict[str, Any], bool]:
     """Prints what the labels do not allow.
 
     Returns:
         What stands beside the subjects, and whether any protocol is left.
     """
-    without = left_out(train, test)
+    train, test = scored.labels["train"], scored.labels["test"]
+    without = left_out(train, test, np.concatenate([contents["train"], contents["test"]]))
     for reason in dict.fromkeys(without.values()):
         protocols = ", ".join(protocol for protocol in without if without[protocol] == reason)
         print(f"evaluate: {protocols} left out: {reason}", flush=True)
@@ -136,6 +230,57 @@ def one_line(subject: str, scores: dict[str, Scores]) -> str:
         if protocol in scores
     ]
     return f"{subject}: {', '.join(shown)}"
+
+
+def doubted_labels(
+    data: Artifacts,
+    scored: Scored,
+    neighbors: Neighbors,
+    figures: dict[str, Any],
+    params: Evaluate,
+    device: torch.device,
+) -> list[Finding]:
+    """Labels of train and test that neighbours and a classifier would not have given."""
+    linear = figures["encoder"].get("linear")
+    if linear is None:
+        return []
+    features, labels, ids = [], [], []
+    first = 0
+    for split in data.splits():
+        embeddings = data.read_embeddings(split)
+        if split in scored.rows:
+            features.append(embeddings[scored.rows[split]])
+            labels.append(scored.labels[split])
+            ids.append(first + scored.rows[split])
+        first += len(embeddings)
+    return label_errors(
+        Labelled(np.concatenate(features), np.concatenate(labels)),
+        np.concatenate(ids),
+        neighbors.ids,
+        data.read_collection()["class_names"],
+        linear["C"],
+        params.linear.max_iterations,
+        device,
+    )
+
+
+def add_headlines(figures: dict[str, Any], outcomes: OfSubjects, leaked: NDArray[np.bool_]) -> None:
+    """Puts beside every top-1 its interval, and what it is without the test images that leaked."""
+    for subject, of_protocols in outcomes.items():
+        for protocol, found in of_protocols.items():
+            figures[subject][protocol] = headlines(found, leaked) | figures[subject][protocol]
+
+
+def in_words(found: dict[str, int]) -> str:
+    """Like `2 groups of near-duplicates, 1 pair across train and test`."""
+    names = {
+        "exact_copy": "groups of copies",
+        "near_duplicate": "of near-duplicates",
+        "train_test_pair": "pairs across train and test",
+        "outlier": "outliers",
+        "label": "doubtful labels",
+    }
+    return ", ".join(f"{found[kind]:,} {name}" for kind, name in names.items())
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from pipeline.artifacts import SCRATCH, Artifacts, Stacked, write_json, write_tsv
+from pipeline.arrays import Stacked
+from pipeline.artifacts import SCRATCH, Artifacts, write_json, write_tsv
 from pipeline.atomic import atomic_folder
 from pipeline.errors import UserError, plain_errors
+from pipeline.evaluation.scored import scored_images
 from pipeline.params.pretrain import Pretrain
 from pipeline.params.reader import load_params
 from pipeline.pictures import write_picture
@@ -27,6 +29,7 @@ from pipeline.training.resuming.checkpoint import Checkpoints
 from pipeline.training.resuming.kept_runs import folder_md5, prune
 from pipeline.training.resuming.run_key import run_name
 from pipeline.training.run import TrainingRun
+from pipeline.training.views import view_of_each
 from pipeline.training.weights.start import check_start
 
 LIVE = SCRATCH / "live"  # what a person looks at while it runs
@@ -53,6 +56,8 @@ def main() -> None:
         (folder / data.backbone.name).write_bytes(save(run.backbone, metadata))
         (folder / data.start_backbone.name).write_bytes(save(run.start, metadata))
         write_tsv(folder / "history.tsv", run.history)
+        viewed = data.read_images("train")[scored_images(data.read_manifest()).viewed]
+        np.save(folder / data.augmented.name, view_of_each(viewed, params.views, params.seed))
     write_json(data.metrics("pretrain"), figures_of(run))
     write_json(
         data.speed("pretrain"),

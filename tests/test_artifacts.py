@@ -9,17 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.artifacts import (
-    Artifacts,
-    Stacked,
-    create_array,
-    existing,
-    read_array,
-    read_json,
-    write_json,
-    write_tsv,
-)
-from pipeline.errors import UserError
+from pipeline.arrays import Stacked, create_array, read_array
+from pipeline.artifacts import Artifacts, read_json, write_json, write_tsv
+from pipeline.errors import UserError, existing
 
 
 def test_a_full_disk_is_found_before_the_map_is_filled(tmp_path: Path) -> None:

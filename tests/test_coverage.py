@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.evaluation.coverage import PROTOCOLS, label_figures, left_out, remarks
+from pipeline.evaluation.coverage import PROTOCOLS, SHARES, label_figures, left_out, remarks
 from pipeline.evaluation.labelled import Labelled
 from pipeline.evaluation.protocols import evaluate
 from pipeline.params.evaluate import Knn
 from pipeline.params.reader import Params
 
+NO_SHARES = {"C", "iterations", "k", "num_images", "median_first_rank", "num_clusters", "ari"}
 NAMES = [f"class {number}" for number in range(200)]
 
 
@@ -47,7 +48,8 @@ def test_whatever_labels_there_are_each_protocol_is_scored_or_left_out_with_its_
     test: np.ndarray,  # type: ignore[type-arg]
     params: Params,
 ) -> None:
-    chosen = params.evaluate.model_copy(update={"knn": Knn(k=1, temperature=0.07)})
+    voters = Knn(k=(1,), temperature=(0.07,), validation_fraction=0.2, seed=0)
+    chosen = params.evaluate.model_copy(update={"knn": voters})
     without = left_out(train, test)
     assert all(reason for reason in without.values())
     if len(without) == len(PROTOCOLS):
@@ -59,20 +61,24 @@ def test_whatever_labels_there_are_each_protocol_is_scored_or_left_out_with_its_
         assert isinstance(recall, dict)
         assert not recall or set(recall) == {NAMES[label] for label in np.unique(test)}
         assert all(np.isfinite([*figures.values(), *recall.values()]))
-        assert all(0 <= share <= 1 for name, share in figures.items() if name not in ("C", "iterations"))
+        assert all(0 <= share <= 1 for name, share in figures.items() if name not in NO_SHARES)
 
 
 def test_few_labels_are_left_out_where_a_class_would_have_fewer_than_two() -> None:
     assert left_out(repeated(20, 20, 20, 20), repeated(5, 5)) == {
-        "linear_1pct": "1% of 80 labels is 1, fewer than two for each of 4 classes"
+        "linear_1pct": "1% of 80 labels is 1, fewer than two for each of 4 classes",
+        "linear_5pct": "5% of 80 labels is 4, fewer than two for each of 4 classes",
     }
     assert left_out(repeated(200, 200), repeated(5, 5)) == {}
-    assert list(left_out(repeated(9, 9), repeated(5, 5))) == ["linear_1pct", "linear_10pct"]
+    few = left_out(repeated(9, 5), repeated(5, 5))
+    assert list(few) == [*SHARES, "linear_16shot"]
+    assert few["linear_16shot"] == "no class has more than 16 labelled training images: that is all of them"
+    assert "linear_1shot" in left_out(repeated(1, 1, 1), repeated(5, 5))
 
 
 def test_what_nothing_can_be_learned_from_is_said() -> None:
     one = left_out(repeated(20), repeated(3, 3))
-    assert set(one) == set(PROTOCOLS) - {"retrieval"}
+    assert set(one) == set(PROTOCOLS) - {"retrieval", "clusters"}
     assert set(one.values()) == {"all labelled training images are of one class"}
     assert set(left_out(repeated(), repeated(3)).values()) == {"no training image has a label"}
     assert set(left_out(repeated(3), repeated()).values()) == {"no test image has a label"}

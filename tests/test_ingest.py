@@ -19,7 +19,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.artifacts import Artifacts, compact_array
+from pipeline.arrays import compact_array
+from pipeline.artifacts import Artifacts
 from pipeline.collection import decoding
 from pipeline.collection.ingest import Ingested, check_ingested, ingest
 from pipeline.collection.sources.collection import Collection, Entry

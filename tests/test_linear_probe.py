@@ -14,8 +14,9 @@ from sklearn.preprocessing import StandardScaler
 
 from pipeline.evaluation.labelled import Labelled
 from pipeline.evaluation.probes import logistic
-from pipeline.evaluation.probes.draws import split_stratified
-from pipeline.evaluation.probes.linear_probe import score_few_labels, score_linear
+from pipeline.evaluation.probes.draws import draw_of_each_class, split_in_folds, split_stratified
+from pipeline.evaluation.probes.few_labels import curves, score_few_labels
+from pipeline.evaluation.probes.linear_probe import score_linear
 from pipeline.evaluation.probes.logistic import fit_logistic
 from pipeline.params.evaluate import LinearProbe
 from tests.test_evaluate import clouds
@@ -88,7 +89,7 @@ def test_a_fit_that_is_not_done_says_so() -> None:
     assert score_linear(train, test, NAMES, LINEAR, CPU)[0]["converged"] is True
     short = LINEAR.model_copy(update={"max_iterations": 2})
     assert score_linear(train, test, NAMES, short, CPU)[0]["converged"] is False
-    assert score_few_labels(train, test, 0.1, short, CPU)["converged"] is False
+    assert score_few_labels(train, test, "linear_10pct", short, CPU)["converged"] is False
 
 
 def test_the_probe_is_scikit_learns_on_standardised_features() -> None:
@@ -159,7 +160,9 @@ def test_a_class_that_training_never_saw_is_a_miss() -> None:
 
 def test_more_labels_help_and_seeds_differ() -> None:
     train, test = clouds(200, 0.5, seed=0), clouds(100, 0.5, seed=1)
-    few, more = (score_few_labels(train, test, fraction, LINEAR, CPU) for fraction in (0.02, 0.5))
+    few, more = (
+        score_few_labels(train, test, name, LINEAR, CPU) for name in ("linear_1pct", "linear_16shot")
+    )
     assert few["mean"] < more["mean"]  # type: ignore[operator]
     assert few["std"] > 0  # type: ignore[operator]
 
@@ -169,9 +172,34 @@ def test_few_labels_are_those_of_fits_one_by_one() -> None:
     one = LINEAR.model_copy(update={"C": (0.1,)})
     draws = [split_stratified(train.labels, 40, seed)[0] for seed in one.few_label_seeds]
     alone = [top1(Labelled(train.features[rows], train.labels[rows]), test, 0.1) for rows in draws]
-    found = score_few_labels(train, test, 0.05, one, CPU)
+    found = score_few_labels(train, test, "linear_5pct", one, CPU)
     assert found["mean"] == pytest.approx(np.mean(alone), abs=0.003)
     assert found["std"] == pytest.approx(np.std(alone, ddof=1), abs=0.003)
+
+
+def test_so_many_of_each_class_are_drawn_or_all_of_a_rare_one() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(4), [50, 5, 3, 1]))
+    drawn = draw_of_each_class(labels, 5, seed=0)
+    assert np.bincount(labels[drawn]).tolist() == [5, 5, 3, 1]
+    assert (np.diff(drawn) > 0).all()
+    assert not np.array_equal(drawn, draw_of_each_class(labels, 5, seed=1))
+
+
+def test_folds_have_of_each_class_its_share() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(3), [50, 7, 2]))
+    folds = split_in_folds(labels, 5, seed=0)
+    for label in range(3):
+        counts = np.bincount(folds[labels == label], minlength=5)
+        assert counts.max() - counts.min() <= 1
+
+
+def test_a_curve_rises_in_images_and_ends_with_all_labels() -> None:
+    few = {"num_images": 50, "mean": 0.5, "mean_low": 0.4, "mean_high": 0.6}
+    every = {"top1": 0.9, "top1_low": 0.8, "top1_high": 1.0}
+    figures = {"encoder": {"linear_5shot": few, "linear_1shot": few | {"num_images": 10}, "linear": every}}
+    found = curves(figures, 4000, ["encoder", "start"])
+    assert [row["num_images"] for row in found] == [10, 50, 4000]
+    assert found[-1] == {"subject": "encoder", "num_images": 4000, "mean": 0.9, "low": 0.8, "high": 1.0}
 
 
 @pytest.mark.parametrize("counts", [[480, 3], [50, 7, 2, 1], [5] * 20, [1] * 6, [300, 299]])

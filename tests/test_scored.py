@@ -19,6 +19,8 @@ def test_the_labelled_and_a_sample_of_train_are_looked_at_and_nothing_of_unlabel
     np.testing.assert_array_equal(scored.labels["train"], [0, 1] * 50)
     np.testing.assert_array_equal(scored.rows["test"], [0, 2])
     assert len(scored.sample) == 2000
+    assert len(scored.viewed) == 1000
+    assert np.isin(scored.viewed, scored.sample).all()
     of_train = scored.features_of("train")
     assert 2000 < len(of_train) < 2100
     assert set(of_train) == set(range(9000, 9100)) | set(scored.sample)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluation.spread import spread
+from pipeline.evaluation.label_free.spread import spread
 
 
 def test_the_spread_is_that_of_slow_loops() -> None:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline.artifacts import SPLITS, compact_array, create_array
+from pipeline.arrays import compact_array, create_array
+from pipeline.artifacts import SPLITS
 from pipeline.collection.decoding import decode_all
 from pipeline.collection.known import KnownImages
 from pipeline.collection.sources.collection import Collection, Entry

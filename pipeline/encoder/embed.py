@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline.artifacts import create_array
+from pipeline.arrays import create_array
 from pipeline.encoder.runtime import Encoder
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline.artifacts import create_array
+from pipeline.arrays import create_array
 from pipeline.atomic import atomic_file
 from pipeline.collection.decoding import decode_all, most_under_way
 from pipeline.collection.sources.collection import Span, Unreadable, printable

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from models.backbones import build_backbone
 from models.weights import CENTER
-from pipeline.artifacts import existing
 from pipeline.encoder.runtime import INPUT_NAME, OUTPUT_NAME, Encoder
-from pipeline.errors import MachineError, damaged_output
+from pipeline.errors import MachineError, damaged_output, existing
 
 # The newest opset that torch's exporter writes without converting; onnxruntime 1.31 runs it.
 OPSET = 23

@@ -10,8 +10,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from pipeline.artifacts import existing, sha256_of
-from pipeline.errors import MachineError, UserError
+from pipeline.artifacts import sha256_of
+from pipeline.errors import MachineError, UserError, existing
 
 if TYPE_CHECKING:
     from pipeline.params.section import Device  # a type alone: a query reads no params.yaml

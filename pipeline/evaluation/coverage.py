@@ -7,17 +7,22 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.retrieval import askable
 
-FEW_LABELS = {"linear_1pct": 0.01, "linear_10pct": 0.10}
-PROTOCOLS = ("knn", "linear", *FEW_LABELS, "retrieval")
+# protocol -> the share of the training labels that a probe learns from, and how many of each class
+SHARES = {"linear_1pct": 0.01, "linear_5pct": 0.05, "linear_10pct": 0.10}
+SHOTS = {"linear_1shot": 1, "linear_5shot": 5, "linear_16shot": 16}
+PROTOCOLS = ("knn", "linear", *SHARES, *SHOTS, "retrieval", "clusters")
 _NAMED = 5  # classes in a remark
 
 
-def left_out(train: NDArray[np.int64], test: NDArray[np.int64]) -> dict[str, str]:
+def left_out(
+    train: NDArray[np.int64], test: NDArray[np.int64], contents: NDArray[np.int64] | None = None
+) -> dict[str, str]:
     """The protocols that these labels do not allow, and why.
 
     Args:
         train: classes of the labelled training images, [N].
-        test: of the labelled test images.
+        test: of the labelled test images, [T].
+        contents: of both, [N + T]; equal numbers are equal files. None: no two are.
     """
     for labels, what in ((train, "training"), (test, "test")):
         if len(labels) == 0:
@@ -26,18 +31,24 @@ def left_out(train: NDArray[np.int64], test: NDArray[np.int64]) -> dict[str, str
     num_classes = len(np.unique(train))
     if num_classes == 1:
         reasons = dict.fromkeys(PROTOCOLS, "all labelled training images are of one class")
-        del reasons["retrieval"]
-    for protocol, fraction in FEW_LABELS.items():
+        del reasons["retrieval"], reasons["clusters"]
+    for protocol, fraction in SHARES.items():
         num_drawn = round(fraction * len(train))
         if num_classes > 1 and num_drawn < 2 * num_classes:
             reasons[protocol] = (
                 f"{fraction:.0%} of {len(train):,} labels is {num_drawn:,}, "
                 f"fewer than two for each of {num_classes:,} classes"
             )
+    for protocol, num_each in SHOTS.items():
+        if num_classes > 1 and np.bincount(train).max() <= num_each:
+            images = "one labelled training image" if num_each == 1 else f"{num_each} labelled training images"
+            reasons[protocol] = f"no class has more than {images}: that is all of them"
     if len(np.union1d(train, test)) == 1:
         reasons["retrieval"] = "all labelled images are of one class"
-    elif len(askable(train, test)) == 0:
+    elif len(askable(train, test, contents)) == 0:
         reasons["retrieval"] = "no test image has another of its class"
+    if len(np.unique(test)) == 1:
+        reasons["clusters"] = "all labelled test images are of one class"
     return reasons
 
 

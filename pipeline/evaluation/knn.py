@@ -127,11 +127,30 @@ def knn_answers(
         UserError: k is larger than the bank.
     """
     similarities, rows = nearest(queries, bank, k, device)
+    return voted(similarities, bank_labels[rows], labels, num_classes, temperature)
+
+
+def voted(
+    similarities: NDArray[np.float32],
+    neighbor_labels: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    num_classes: int,
+    temperature: float,
+) -> Answers:
+    """What neighbours say by `knn_votes`, so many queries at once as have `_BLOCK_BYTES` of votes.
+
+    Args:
+        similarities: cosines of the neighbours, [Q, k].
+        neighbor_labels: their classes, [Q, k].
+        labels: the right ones, [Q].
+        num_classes: K.
+        temperature: of the votes.
+    """
     parts = []
     at_once = max(1, _BLOCK_BYTES // (8 * num_classes))
     for start in range(0, len(labels), at_once):
         chunk = slice(start, start + at_once)
-        votes = knn_votes(similarities[chunk], bank_labels[rows[chunk]], num_classes, temperature)
+        votes = knn_votes(similarities[chunk], neighbor_labels[chunk], num_classes, temperature)
         parts.append(answers_of(votes, labels[chunk]))
     return joined(parts)
 

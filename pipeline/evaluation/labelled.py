@@ -44,7 +44,14 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Features of labelled images: float32 [N, D], and their classes [N]."""
+    """Features of labelled images.
+
+    Attributes:
+        features: float32 [N, D].
+        labels: their classes, int64 [N].
+        contents: equal numbers are equal files, int64 [N]; None where no two are.
+    """
 
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
+    contents: NDArray[np.int64] | None = None

@@ -1,14 +1,16 @@
 """What every protocol said of every test image, as one table: so subjects and runs compare in pairs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.evaluation.intervals import Interval, paired_gain
-from pipeline.evaluation.labelled import Outcomes
+from pipeline.evaluation.intervals import Interval, mean_interval, paired_gain
+from pipeline.evaluation.labelled import NOTHING, Outcomes
+
+_CONFUSED_IMAGES = 10_000  # of more a seeded sample: a plot of DVC's reads a row an image
 
 # subject -> protocol -> what was said
 OfSubjects = Mapping[str, Mapping[str, Outcomes]]
@@ -46,3 +48,40 @@ def gains(outcomes: OfSubjects) -> dict[str, Interval]:
     """What the encoder has right more than the start, protocol -> top-1 gained, image by image."""
     encoder, start = outcomes["encoder"], outcomes["start"]
     return {protocol: paired_gain(start[protocol].correct, encoder[protocol].correct) for protocol in encoder}
+
+
+def headlines(found: Outcomes, leaked: NDArray[np.bool_]) -> dict[str, float]:
+    """Top-1 with its interval, and without the test images that stand in the training images too.
+
+    Args:
+        found: what a protocol said.
+        leaked: of each test image that its rows count, [T].
+
+    Returns:
+        `top1`, `top1_low`, `top1_high`, and `top1_without_pairs`, which is left out where nothing is left.
+    """
+    clean = found.correct[~leaked[found.rows]]
+    without = {"top1_without_pairs": float(clean.mean())} if len(clean) else {}
+    return mean_interval(found.correct).figures("top1") | without
+
+
+def write_confusion(
+    path: Path, outcomes: OfSubjects, labels: NDArray[np.int64], class_names: Sequence[str]
+) -> None:
+    """Writes what the encoder's linear probe said, or its kNN: actual, predicted; a row a test image.
+
+    Args:
+        path: of the table, with tabs.
+        outcomes: of every subject; without the encoder's the table has no row.
+        labels: of each test image that the outcomes' rows count, [T].
+        class_names: by label.
+    """
+    of_encoder = outcomes.get("encoder", {})
+    found = of_encoder.get("linear", of_encoder.get("knn"))
+    names = np.array([*class_names, "none"], dtype=object)  # NOTHING is the last
+    assert NOTHING == -1
+    columns: dict[str, NDArray[np.object_]] = {"actual": names[:0], "predicted": names[:0]}
+    if found is not None:
+        shown = np.sort(np.random.default_rng(0).permutation(len(found.rows))[:_CONFUSED_IMAGES])
+        columns = {"actual": names[labels[found.rows[shown]]], "predicted": names[found.predicted[shown]]}
+    pd.DataFrame(columns).to_csv(path, sep="\t", index=False)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pipeline.artifacts import UNLABELLED
 
 _SAMPLE = 2000  # images; effective rank and uniformity compare every pair
+_VIEWED = 1000  # of these; each has a view of its own
 _SEED = 0  # of the sample, which is the same for every subject
 
 
@@ -20,11 +21,13 @@ class Scored:
         rows: of the labelled images in the arrays of splits `train` and `test`, int64, sorted.
         labels: theirs.
         sample: rows of `train` on which the spread is measured, int64, sorted.
+        viewed: of these the ones of which there is an augmented view, int64, sorted.
     """
 
     rows: dict[str, NDArray[np.int64]]
     labels: dict[str, NDArray[np.int64]]
     sample: NDArray[np.int64]
+    viewed: NDArray[np.int64]
 
     def features_of(self, split: str) -> NDArray[np.int64]:
         """The rows of a split of which features are asked, sorted: none of `unlabelled`."""
@@ -43,4 +46,5 @@ def scored_images(manifest: pd.DataFrame) -> Scored:
     }
     rows = {split: np.flatnonzero(of_split != UNLABELLED) for split, of_split in labels.items()}
     sample = np.random.default_rng(_SEED).permutation(len(labels["train"]))[:_SAMPLE]
-    return Scored(rows, {split: labels[split][rows[split]] for split in rows}, np.sort(sample))
+    scored_labels = {split: labels[split][rows[split]] for split in rows}
+    return Scored(rows, scored_labels, np.sort(sample), np.sort(sample[:_VIEWED]))

@@ -1,19 +1,27 @@
 """Section `evaluate` of params.yaml: the protocols that score a representation."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from pipeline.params.section import Count, Device, Positive, Section, Seed
+
+
+def _listed(value: Any) -> Any:
+    """A number alone is a choice of one."""
+    return tuple(value) if isinstance(value, list) else value if isinstance(value, tuple) else (value,)
 
 
 class Knn(Section):
     """Wu et al. 2018, arXiv:1805.01978: the k nearest vote with weight exp(cosine / temperature).
 
-    Where there are fewer than k labelled training images, all of them vote."""
+    Of the numbers and the temperatures the best on a validation part of the training images are taken. Where
+    there are fewer than k labelled training images, all of them vote."""
 
-    k: Count
-    temperature: Positive
+    k: Annotated[tuple[Count, ...], Field(min_length=1), BeforeValidator(_listed)]
+    temperature: Annotated[tuple[Positive, ...], Field(min_length=1), BeforeValidator(_listed)]
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)]
+    seed: Seed
 
 
 class LinearProbe(Section):
@@ -33,6 +41,14 @@ class Retrieval(Section):
     seed: Seed
 
 
+class Findings(Section):
+    """From which score on a finding is shown; the file holds more of them."""
+
+    near_duplicate: Annotated[float, Field(gt=0, le=1)]
+    outlier: Positive
+    label: Annotated[float, Field(gt=0, le=1)]
+
+
 class Evaluate(Section):
     """The protocols, and the device that they compute on."""
 
@@ -40,3 +56,4 @@ class Evaluate(Section):
     knn: Knn
     linear: LinearProbe
     retrieval: Retrieval
+    findings: Findings

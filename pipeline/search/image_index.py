@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 
-from pipeline.artifacts import Artifacts, existing, sha256_of
+from pipeline.artifacts import Artifacts, sha256_of
 from pipeline.atomic import is_between_names, recover_if_free, writer
 from pipeline.encoder.runtime import Encoder
-from pipeline.errors import UserError, damaged_output
+from pipeline.errors import UserError, damaged_output, existing
 from pipeline.search.catalog import Catalog
 from pipeline.search.finding import find
 from pipeline.search.index_folder import IndexCard, IndexFolder

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import faiss
 
-from pipeline.artifacts import existing, read_json, sha256_of, write_json
-from pipeline.errors import UserError, damaged_output, missing_output
+from pipeline.artifacts import Artifacts, read_json, sha256_of, write_json
+from pipeline.errors import UserError, damaged_output, existing, missing_output
 from pipeline.search.catalog import write_catalog
 
 if TYPE_CHECKING:
@@ -153,6 +153,20 @@ class IndexFolder:
         else:
             self.check(self.index, _seal_of(self.index), card.index_seal)
         return index
+
+    def check_made_of(self, card: IndexCard, data: Artifacts) -> None:
+        """Holds that the index is of these images by this encoder.
+
+        Raises:
+            UserError: it is not.
+        """
+        for path, named in ((data.encoder, card.encoder_sha256), (data.manifest, card.manifest_sha256)):
+            found = sha256_of(path)
+            if found != named:
+                raise UserError(
+                    f"{self.path}: was made with {path} {named[:12]}, and that is {found[:12]} now: "
+                    "run 'dvc repro index'"
+                )
 
     def check(self, file: Path, found: str, expected: str) -> None:
         """Holds a file's sha256 against the one that index.json names.

@@ -8,8 +8,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.params.pretrain_views import Views
@@ -23,6 +25,7 @@ _LUMA = (0.2989, 0.587, 0.114)
 _BLUR_RADIUS_PER_PIXEL = 0.05
 # a kernel this narrow is 1 in the middle and 0 beside it, to the last bit of float32
 _NO_BLUR = 1e-3
+_VIEWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,33 @@ def make_views(images: Tensor, params: Views, generator: torch.Generator, num_vi
         apply_view(pixels, draw_view(params, num_images, height, width, generator), params)
         for _ in range(num_views)
     ]
+
+
+def view_of_each(images: NDArray[np.uint8], params: Views, seed: int) -> NDArray[np.uint8]:
+    """One view of each image, as large as the image: what an encoder of whole images can be asked about.
+
+    Args:
+        images: uint8 [M, H, W, 3], H = W.
+        params: what may happen to an image; its `size` is not asked.
+        seed: of the draw.
+
+    Returns:
+        uint8 [M, H, W, 3].
+    """
+    generator = torch.Generator().manual_seed(seed)
+    as_large = params.model_copy(update={"size": images.shape[2]})
+    views = np.empty_like(images)
+    for start in range(0, len(images), _VIEWS_AT_ONCE):
+        batch = torch.from_numpy(images[start : start + _VIEWS_AT_ONCE])
+        (view,) = make_views(batch, as_large, generator, num_views=1)
+        views[start : start + len(batch)] = to_pixels(view)
+    return views
+
+
+def to_pixels(view: Tensor) -> NDArray[np.uint8]:
+    """float [B, 3, S, S] in [0, 1] as uint8 [B, S, S, 3]."""
+    pixels: NDArray[np.uint8] = (view.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
+    return pixels
 
 
 def draw_view(

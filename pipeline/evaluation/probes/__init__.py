@@ -1,1 +1,1 @@
-"""Linear classifiers of frozen features: which images they learn from, and how they are fitted."""
+"""Classifiers of frozen features: which images they learn from, how they are fitted, and how they do."""

@@ -29,3 +29,33 @@ def split_stratified(
     evenly = (np.arange(num_more) * 2 + 1) * len(rest) // (2 * max(num_more, 1))
     first = np.concatenate([order[is_one_of_its_class], rest[evenly]])
     return np.sort(first), np.setdiff1d(order, first)
+
+
+def draw_of_each_class(labels: NDArray[np.int64], num_each: int, seed: int) -> NDArray[np.int64]:
+    """So many rows of every class, or all of a class that has fewer: [num_drawn], sorted.
+
+    Args:
+        labels: [N].
+        num_each: at least 1.
+        seed: of the draw.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]  # class by class, shuffled within
+    _, firsts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    place = np.arange(len(order)) - np.repeat(firsts, counts)
+    return np.sort(order[place < num_each])
+
+
+def split_in_folds(labels: NDArray[np.int64], num_folds: int, seed: int) -> NDArray[np.int64]:
+    """The fold of each row, int64 [N]: of every class each fold has as many, or one more.
+
+    Args:
+        labels: [N].
+        num_folds: at least 2.
+        seed: of the shuffle.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    folds = np.empty(len(labels), dtype=np.int64)
+    folds[order] = np.arange(len(labels)) % num_folds
+    return folds

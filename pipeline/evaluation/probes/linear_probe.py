@@ -1,4 +1,4 @@
-"""A linear classifier of frozen features, with all of the labels or with few of them."""
+"""A linear classifier of frozen features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.evaluation.figures import class_figures, mean_recall
+from pipeline.evaluation.figures import class_figures
 from pipeline.evaluation.knn import answers_of, joined
 from pipeline.evaluation.labelled import Answers, Labelled, Scores
 from pipeline.evaluation.probes.draws import split_stratified
@@ -45,34 +45,6 @@ def score_linear(
     recall = figures.pop("recall")
     solved: Scores = {"C": probe.C, "iterations": probe.iterations, "converged": probe.converged}
     return figures | solved | {"recall": recall}, probe.answers
-
-
-def score_few_labels(
-    train: Labelled, test: Labelled, fraction: float, params: LinearProbe, device: torch.device
-) -> Scores:
-    """The linear probe with a share of the labels, of every class at least one.
-
-    Returns:
-        `mean` and `std` of top-1 over the draws, the mean of their `balanced_accuracy`, and whether all
-        `converged`.
-    """
-    num_drawn = round(fraction * len(train.labels))
-    draws = [split_stratified(train.labels, num_drawn, seed)[0] for seed in params.few_label_seeds]
-    found: list[Probe] = []
-    # as many at once as have together no more rows than the training set
-    at_once = max(1, len(train.labels) // len(draws[0]))
-    for start in range(0, len(draws), at_once):
-        these = slice(start, start + at_once)
-        found += probes(train, test, draws[these], params.few_label_seeds[these], params, device)
-    top1 = [(probe.answers.ranks < 1).mean() for probe in found]
-    return {
-        "mean": float(np.mean(top1)),
-        "std": float(np.std(top1, ddof=1)),
-        "balanced_accuracy": float(
-            np.mean([mean_recall(probe.answers.ranks, test.labels) for probe in found])
-        ),
-        "converged": all(probe.converged for probe in found),
-    }
 
 
 def probes(

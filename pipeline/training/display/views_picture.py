@@ -7,7 +7,7 @@ from PIL import Image
 from pipeline.params.pretrain import Pretrain
 from pipeline.pictures import Tile, draw_rows
 from pipeline.training.pixels import Images
-from pipeline.training.views import make_views
+from pipeline.training.views import make_views, to_pixels
 
 _PICTURED = 8  # images
 
@@ -23,7 +23,7 @@ def draw_views(images: Images, params: Pretrain) -> Image.Image:
     batch = images[rows]
     generator = torch.Generator().manual_seed(params.seed)
     views = make_views(torch.from_numpy(batch), params.views, generator, params.num_views)
-    tiles = [(view.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy() for view in views]
+    tiles = [to_pixels(view) for view in views]
     return draw_rows(
         [
             (Tile(image, "image"), [Tile(each[i], f"view {n}") for n, each in enumerate(tiles, start=1)])

@@ -14,7 +14,7 @@ from models.backbones import Backbone
 from pipeline.artifacts import UNLABELLED
 from pipeline.errors import NotFiniteError
 from pipeline.evaluation.knn import knn_answers
-from pipeline.evaluation.spread import spread
+from pipeline.evaluation.label_free.spread import spread
 from pipeline.params.pretrain import Monitor, Pretrain
 from pipeline.params.pretrain_views import Views
 from pipeline.training.monitoring.online_probe import OnlineProbe, mild_views

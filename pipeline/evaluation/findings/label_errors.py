@@ -1,0 +1,119 @@
+"""Labels that neighbours and a classifier would not have given."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.evaluation.findings.table import Finding
+from pipeline.evaluation.labelled import Labelled
+from pipeline.evaluation.probes.draws import split_in_folds, split_stratified
+from pipeline.evaluation.probes.logistic import fit_logistic
+
+# N labelled images, K classes
+
+_FOLDS = 5
+_MOST_ROWS = 20_000  # that a fold's classifier learns from
+_KEPT_SHARE = 0.1
+_SEED = 0
+
+
+def label_errors(
+    images: Labelled,
+    ids: NDArray[np.int64],
+    neighbors: NDArray[np.integer],
+    class_names: Sequence[str],
+    C: float,
+    max_iterations: int,
+    device: torch.device,
+) -> list[Finding]:
+    """The labels least likely to be right: the surest tenth of those that could be wrong.
+
+    The score is one minus the mean of two shares of the given class: among the labelled of the nearest, and
+    in the probabilities of a logistic regression that has not seen the image. A class of one image is not
+    judged: nothing else knows what it looks like.
+
+    Args:
+        images: labelled, those of train and test together, [N].
+        ids: theirs in the manifest, [N], rising.
+        neighbors: ids of the nearest others of every image of the collection; -1 where there are no more.
+        class_names: by label.
+        C: inverse strength of the classifier's regularisation.
+        max_iterations: of its fit.
+        device: that fits.
+
+    Source: Northcutt et al. 2021, Confident Learning, arXiv:1911.00068 (out-of-fold probabilities).
+    """
+    classes, columns, counts = np.unique(images.labels, return_inverse=True, return_counts=True)
+    judged = np.flatnonzero(counts[columns] > 1)
+    if len(classes) < 2 or len(judged) == 0:
+        return []
+    probabilities = out_of_fold(Labelled(images.features, columns), C, max_iterations, device)
+    votes = _votes(ids, neighbors, columns, len(classes))
+    has_votes = votes.sum(axis=1) > 0
+    said = np.where(has_votes[:, None], (votes + probabilities) / 2, probabilities)
+    rows = np.arange(len(columns))
+    scores = 1 - said[rows, columns]
+    said[rows, columns] = -1  # what else it could be
+    others = said.argmax(axis=1)
+    num_kept = int(np.ceil(_KEPT_SHARE * len(columns)))
+    surest = judged[np.argsort(-scores[judged], kind="stable")][:num_kept]
+
+    def why(row: int) -> str:
+        given, other = (class_names[classes[column]] for column in (columns[row], others[row]))
+        agree, sure = (of[row, others[row]] for of in (votes, probabilities))
+        return f"labelled {given}; {agree:.0%} of its neighbours are {other}, a classifier is {sure:.0%} sure"
+
+    return [Finding("label", (int(ids[row]),), float(scores[row]), why(row)) for row in surest]
+
+
+def _votes(
+    ids: NDArray[np.int64], neighbors: NDArray[np.integer], columns: NDArray[np.int64], num_classes: int
+) -> NDArray[np.float32]:
+    """The shares of the classes among the labelled neighbours, [N, K]; nothing where none has a label."""
+    of_id = np.full(len(neighbors) + 1, -1)  # the last is asked for by -1
+    of_id[ids] = columns
+    votes = np.zeros((len(ids), num_classes), dtype=np.float32)
+    for place in range(neighbors.shape[1]):
+        label = of_id[neighbors[ids, place]]
+        rows = np.flatnonzero(label >= 0)
+        votes[rows, label[rows]] += 1
+    votes /= np.maximum(votes.sum(axis=1, keepdims=True), 1)
+    return votes
+
+
+def out_of_fold(images: Labelled, C: float, max_iterations: int, device: torch.device) -> NDArray[np.float32]:
+    """The probability of each class for each image, by a classifier of the four folds without it, [N, K].
+
+    Args:
+        images: labels from 0 to K - 1.
+        C: inverse strength of the regularisation.
+        max_iterations: of a fit.
+        device: that fits.
+    """
+    num_classes = int(images.labels.max()) + 1
+    folds = split_in_folds(images.labels, _FOLDS, _SEED)
+    found = np.zeros((len(folds), num_classes), dtype=np.float32)
+    for fold in range(_FOLDS):
+        asked, seen = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        if not len(asked):
+            continue
+        seen = seen[split_stratified(images.labels[seen], min(_MOST_ROWS, len(seen)), _SEED)[0]]
+        known, columns = np.unique(images.labels[seen], return_inverse=True)
+        if len(known) == 1:
+            found[asked, known[0]] = 1
+            continue
+        # the rows of `seen` alone, since a class of one image has no column when that is held out
+        fitted = fit_logistic(
+            images.features[seen],
+            columns,
+            [np.arange(len(seen))],
+            np.array([[C]]),
+            max_iterations,
+            device,
+        )
+        for block, logits in fitted.scores(images.features[asked], 0):
+            weights = np.exp(logits[0] - logits[0].max(axis=1, keepdims=True))
+            found[asked[block][:, None], known] = weights / weights.sum(axis=1, keepdims=True)
+    return found

