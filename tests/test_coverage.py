@@ -36,7 +36,7 @@ def repeated(*counts: int) -> np.ndarray:  # type: ignore[type-arg]
         (repeated(20), repeated(3)),
         (repeated(1, 1), repeated(1, 1)),
         (repeated(0, 0, 0, 4, 4), repeated(0, 0, 0, 1)),  # the first classes have no image at all
-        (repeated(*[40] * 150), repeated(*[2] * 150)),
+        (repeated(*[20] * 100), repeated(*[2] * 100)),
         (repeated(), repeated(3)),
         (repeated(3), repeated()),
         (repeated(), repeated()),
