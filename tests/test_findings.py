@@ -32,7 +32,7 @@ from pipeline.params.evaluate import Findings
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
-SHOWN = Findings(near_duplicate=0.97, outlier=4.0, label=0.8)
+SHOWN = Findings(near_duplicate=0.98, outlier=4.0, label=0.8)
 SIDE = 64
 
 
@@ -89,8 +89,8 @@ def test_altered_copies_are_found_and_nothing_else_is(photographs: list[Image.Im
     found = near_pairs(*brute_neighbors(features, 10), np.arange(350), lambda image_id: pixels[image_id])
     shown = {tuple(pair) for pair in found.ids[found.scores >= SHOWN.near_duplicate].tolist()}
     planted = {(number, 300 + number) for number in range(50)}
-    assert len(planted - shown) <= 2
-    assert len(shown - planted) <= 2
+    assert len(planted - shown) <= 3  # of the ten that were cropped
+    assert len(shown - planted) <= 1
 
 
 def test_agreement_is_the_correlation_of_the_pixels_in_colour_or_mirrored() -> None:
