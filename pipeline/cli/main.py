@@ -1,17 +1,21 @@
 """The console script itself. What a command needs is imported when it runs: `--help` stays quick."""
 
 import importlib.metadata
+from signal import SIGINT
 from typing import Annotated
 
 import typer
 
+from pipeline.cli.compare import compare
 from pipeline.cli.doctor import doctor
 from pipeline.cli.embed import embed
 from pipeline.cli.init import init
 from pipeline.cli.query import query
 from pipeline.cli.recipe import recipe
 from pipeline.cli.upgrade import upgrade
-from pipeline.errors import plain_errors
+from pipeline.errors import EXIT_BY_SIGNAL, plain_errors
+
+_INTERRUPTED = EXIT_BY_SIGNAL + SIGINT
 
 
 def _print_version(wanted: bool) -> None:
@@ -29,6 +33,7 @@ app = typer.Typer(
 )
 app.command()(query)
 app.command()(embed)
+app.command()(compare)
 app.command()(init)
 app.command()(recipe)
 app.command()(upgrade)
@@ -50,7 +55,12 @@ def options(
 def main() -> None:
     """Runs the console script; a person's mistake ends in one plain line."""
     with plain_errors():
-        app()
+        try:
+            app()
+        except SystemExit as left:
+            if left.code == _INTERRUPTED:  # by Ctrl-C, which typer ends in without a word
+                raise KeyboardInterrupt from None
+            raise
 
 
 if __name__ == "__main__":
