@@ -96,6 +96,10 @@ class Artifacts:
         return self.encoders / "start.onnx"
 
     @property
+    def finetune(self) -> Path:
+        return self.root / "finetune"
+
+    @property
     def embeddings(self) -> Path:
         return self.root / "embeddings"
 
@@ -183,12 +187,9 @@ class Artifacts:
 def stages_under_way(data: Artifacts | None = None) -> list[tuple[Path, int]]:
     """What a stage is writing now, and the processes that do."""
     data = data or Artifacts()
-    folders = (data.images, data.pretrain, data.encoders, data.embeddings, data.index, data.evaluation)
-    return [
-        (path, process)
-        for path in (data.code, data.source, data.weights, *folders)
-        if (process := writer(path)) is not None
-    ]
+    folders = (data.images, data.pretrain, data.encoders, data.finetune, data.embeddings, data.index)
+    paths = (data.code, data.source, data.weights, *folders, data.evaluation)
+    return [(path, process) for path in paths if (process := writer(path)) is not None]
 
 
 def read_json(path: Path, made_by: str) -> dict[str, Any]:

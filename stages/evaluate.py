@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.arrays import Stacked
 from pipeline.artifacts import Artifacts, read_json, write_json
 from pipeline.atomic import atomic_folder
+from pipeline.encoder.finetuned import FinetuneFolder
 from pipeline.errors import plain_errors
 from pipeline.evaluation.coverage import PROTOCOLS, label_figures, left_out, remarks
 from pipeline.evaluation.findings.collection import find_faults
@@ -136,7 +137,7 @@ def score(
         collapsed = is_collapsed(lies["uniformity"])
         if collapsed:
             print(f"{name}: collapsed: all images are nearly one point to it", flush=True)
-        if len(scored.viewed):
+        if subject.of_views is not None:
             views = view_figures(subject.features("train", scored.viewed), subject.of_views())
             scores["views"] = {**views}
         figures[name] = scores | {"spread": lies | {"collapsed": collapsed}}
@@ -149,11 +150,11 @@ class Subject:
 
     Attributes:
         features: of some of the scored rows of a split, float32 [len(rows), D].
-        of_views: of the augmented views, [M, D].
+        of_views: of the augmented views, [M, D]; None where they were not embedded.
     """
 
     features: Callable[[str, NDArray[np.int64]], Features]
-    of_views: Callable[[], Features]
+    of_views: Callable[[], Features] | None
 
 
 def subjects(data: Artifacts, scored: Scored) -> dict[str, Subject]:
@@ -181,6 +182,10 @@ def subjects(data: Artifacts, scored: Scored) -> dict[str, Subject]:
     }
     if not data.start_embeddings.exists():
         del found["start"]
+    finetuned = FinetuneFolder(data.finetune)
+    if finetuned.is_on:
+        finetuned.check(data)
+        found["finetuned"] = Subject(lambda split, rows: finetuned.features(split, rows, scored), None)
     return found
 
 

@@ -16,7 +16,7 @@ from tests.processes import run
 
 pytestmark = pytest.mark.slow
 
-STAGES = ["fetch", "pretrain", "export", "embed", "index", "evaluate"]
+STAGES = ["fetch", "pretrain", "export", "finetune", "embed", "index", "evaluate"]
 
 
 def test_a_second_repro_does_nothing(small_chain: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_changed_param_reruns_its_stage_and_what_stands_after(small_chain: Pat
     finally:
         params.write_text(before)
     assert "index:" in printed
-    for stage in ("fetch", "pretrain", "export", "embed", "evaluate"):
+    for stage in ("fetch", "pretrain", "export", "finetune", "embed", "evaluate"):
         assert f"{stage}:" not in printed
 
 
@@ -179,7 +179,7 @@ def test_evaluate_scores_three_subjects_by_every_protocol(small_chain: Path) -> 
 def test_dvc_shows_metrics_and_plots(small_chain: Path) -> None:
     shown = json.loads(run("dvc", "metrics", "show", "--json", cwd=small_chain).stdout)[""]["data"]
     for stage in STAGES:
-        assert stage == "embed" or f"data/metrics/{stage}.json" in shown
+        assert stage in ("finetune", "embed") or f"data/metrics/{stage}.json" in shown
         assert f"data/speed/{stage}.json" in shown
     assert shown["data/speed/embed.json"]["data"]["provider"] == "CPUExecutionProvider"
     page = run("dvc", "plots", "show", "--out", "plots", cwd=small_chain)

@@ -87,7 +87,7 @@ def test_a_word_in_a_module_changes_the_hash_of_the_stages_that_import_it(
         "pipeline/errors.py": set(),
         "pipeline/search/tuning.py": {"index", "evaluate"},
         "models/simclr.py": {"pretrain"},
-        "pipeline/images.py": {"fetch", "export"},
+        "pipeline/images.py": {"fetch", "export", "finetune"},
     }.items():
         edited = tmp_path / Path(name).name
         edited.write_text((ROOT / name).read_text() + "# a word\n")

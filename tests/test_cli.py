@@ -255,7 +255,9 @@ def test_a_mistake_is_one_line_of_the_command_as_it_is_typed(
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("stage", ["scan", "fetch", "pretrain", "export", "embed", "index", "evaluate"])
+@pytest.mark.parametrize(
+    "stage", ["scan", "fetch", "pretrain", "export", "finetune", "embed", "index", "evaluate"]
+)
 def test_a_wrong_param_stops_every_stage_before_any_work(chain_copy: Path, stage: str) -> None:
     before = contents(chain_copy / "data")
     text = (chain_copy / "params.yaml").read_text()

@@ -39,8 +39,8 @@ SIDE = 64
 def brute_neighbors(features: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     cosines = torch.from_numpy(unit @ unit.T).fill_diagonal_(-torch.inf)
-    found = cosines.topk(k, dim=1)
-    return found.indices.numpy().astype(np.int32), found.values.numpy().astype(np.float32)
+    largest, ids = cosines.topk(k, dim=1)
+    return ids.numpy().astype(np.int32), largest.numpy().astype(np.float32)
 
 
 @pytest.fixture(scope="module")

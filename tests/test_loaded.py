@@ -22,6 +22,7 @@ OWN_KEYS = {
     "fetch": ("dataset.seed", 0, 7),
     "pretrain": ("pretrain.monitor.k", 10, 9),
     "export": ("export.version", "1", "2"),
+    "finetune": ("finetune.seed", 0, 7),
     "embed": ("embed.batch_size", 256, 100),
     "index": ("index.num_queries", 1000, 10),
     "evaluate": ("evaluate.knn.k", 10, 9),

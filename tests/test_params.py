@@ -62,7 +62,11 @@ def test_the_default_params_are_valid_and_frozen(params: Params) -> None:
             "pretrain.backbone: freeze keeps stages as they are, but ",
         ),
         ("pretrain.batchsize", 9, "pretrain.batchsize: unknown key, did you mean batch_size?"),
-        ("zzz", 1, "zzz: unknown key; known here: dataset, pretrain, export, embed, index, evaluate"),
+        (
+            "zzz",
+            1,
+            "zzz: unknown key; known here: dataset, pretrain, export, finetune, embed, index, evaluate",
+        ),
         ("embed.batch_size", None, "embed.batch_size: missing"),
         ("evaluate.linear.C", [], "evaluate.linear.C: [] should have at least 1 values"),
     ],

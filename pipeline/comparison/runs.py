@@ -3,11 +3,11 @@
 from io import BytesIO
 from pathlib import Path
 
-from pipeline.artifacts import Artifacts, existing, read_json, sha256_of
+from pipeline.artifacts import Artifacts, read_json, sha256_of
 from pipeline.collection.sources.collection import printable
 from pipeline.comparison.answered import MANIFEST, OUTCOMES, Answered, read_table
 from pipeline.comparison.revision import read_revision
-from pipeline.errors import UserError
+from pipeline.errors import UserError, existing
 
 
 def open_run(name: str) -> Answered:

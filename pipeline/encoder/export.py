@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from models.backbones import build_backbone
+from models.backbones import build_backbone, published_width
 from models.weights import CENTER
 from pipeline.encoder.runtime import INPUT_NAME, OUTPUT_NAME, Encoder
 from pipeline.errors import MachineError, damaged_output, existing
+from pipeline.images import INTERPOLATION, RESIZE_RULE
 
 # The newest opset that torch's exporter writes without converting; onnxruntime 1.31 runs it.
 OPSET = 23
@@ -58,6 +59,16 @@ class PixelEncoder(nn.Module):
         return embeddings if self.center is None else F.normalize(embeddings - self.center, dim=1)
 
 
+class Gate(Protocol):
+    """How far onnxruntime may stand from torch, as a section of params.yaml says."""
+
+    @property
+    def max_abs_difference(self) -> float: ...
+
+    @property
+    def min_cosine(self) -> float: ...
+
+
 @dataclass(frozen=True)
 class Parity:
     """How far onnxruntime stands from torch, over batches of 1, 2, 7 and 64 images."""
@@ -86,6 +97,34 @@ def load_backbone(path: Path) -> tuple[PixelEncoder, dict[str, Any]]:
         raise damaged_output(path, f"not a backbone of stage 'pretrain' ({error})", "pretrain") from None
     card["centered"] = center is not None
     return PixelEncoder(backbone, card["mean"], card["std"], center).eval(), card
+
+
+def export_backbone(backbone: Path, encoder: Path, naming: Mapping[str, Any], gate: Gate) -> Parity:
+    """Writes one encoder and holds it against torch.
+
+    Args:
+        backbone: as stage `pretrain` wrote it.
+        encoder: the ONNX file that is written.
+        naming: `name` and `version`, for its metadata.
+        gate: how far the two may be apart.
+
+    Raises:
+        UserError: the backbone is missing or damaged.
+        MachineError: torch and onnxruntime disagree.
+    """
+    module, card = load_backbone(backbone)
+    network = card.pop("backbone")
+    metadata = {
+        **naming,
+        **card,
+        "backbone": network["name"],
+        "width": network["width"] or published_width(network["name"]),
+        "resize": RESIZE_RULE,
+        "interpolation": INTERPOLATION,
+    }
+    export_onnx(module, metadata, encoder)
+    # float32 on the CPU on both sides: the gate is for the graph, not for a GPU's rounding
+    return check_parity(module, Encoder.open(encoder, device="cpu"), gate.max_abs_difference, gate.min_cosine)
 
 
 def export_onnx(module: PixelEncoder, metadata: Mapping[str, Any], path: Path) -> None:

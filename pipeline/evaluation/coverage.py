@@ -41,8 +41,8 @@ def left_out(
             )
     for protocol, num_each in SHOTS.items():
         if num_classes > 1 and np.bincount(train).max() <= num_each:
-            images = "one labelled training image" if num_each == 1 else f"{num_each} labelled training images"
-            reasons[protocol] = f"no class has more than {images}: that is all of them"
+            count = "one labelled training image" if num_each == 1 else f"{num_each} labelled training images"
+            reasons[protocol] = f"no class has more than {count}: that is all of them"
     if len(np.union1d(train, test)) == 1:
         reasons["retrieval"] = "all labelled images are of one class"
     elif len(askable(train, test, contents)) == 0:

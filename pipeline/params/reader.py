@@ -17,6 +17,7 @@ from pipeline.params.embed import Embed
 from pipeline.params.evaluate import Evaluate
 from pipeline.params.explain import explain
 from pipeline.params.export import Export
+from pipeline.params.finetune import Finetune
 from pipeline.params.index import Index
 from pipeline.params.pretrain import Pretrain
 from pipeline.params.section import Section
@@ -30,6 +31,7 @@ class Params(Section):
     dataset: Dataset
     pretrain: Pretrain
     export: Export
+    finetune: Finetune
     embed: Embed
     index: Index
     evaluate: Evaluate

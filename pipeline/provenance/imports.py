@@ -19,6 +19,7 @@ STAGES = {
     "fetch": "dataset",
     "pretrain": "pretrain",
     "export": "export",
+    "finetune": "finetune",
     "embed": "embed",
     "index": "index",
     "evaluate": "evaluate",

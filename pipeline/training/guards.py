@@ -57,15 +57,15 @@ def machine_errors(params: Pretrain) -> Iterator[None]:
     Raises:
         MachineError: it is so.
     """
+    mend = (
+        f"at pretrain.batch_size {params.batch_size} and pretrain.views.size {params.views.size}: lower one "
+        "(and raise pretrain.optimizer.accumulate, so that a step takes as many images), or use a smaller "
+        "backbone"
+    )
     try:
-        yield
-    except torch.cuda.OutOfMemoryError:
-        raise _memory_is_full("the GPU", params) from None
-    except MemoryError:
-        raise _memory_is_full("this machine", params) from None
+        with memory_errors(mend):
+            yield
     except RuntimeError as error:
-        if "DefaultCPUAllocator" in str(error):  # torch has no class for it
-            raise _memory_is_full("this machine", params) from None
         if not (params.compile and isinstance(error, torch._dynamo.exc.BackendCompilerFailed)):
             raise
         reason = str(error.inner_exception).splitlines()[0]
@@ -75,9 +75,23 @@ def machine_errors(params: Pretrain) -> Iterator[None]:
         ) from None
 
 
-def _memory_is_full(whose: str, params: Pretrain) -> MachineError:
-    return MachineError(
-        f"{whose}'s memory is full at pretrain.batch_size {params.batch_size} and pretrain.views.size "
-        f"{params.views.size}: lower one (and raise pretrain.optimizer.accumulate, so that a step takes as "
-        "many images), or use a smaller backbone"
-    )
+@contextmanager
+def memory_errors(mend: str) -> Iterator[None]:
+    """Says in one line that memory is full, of a GPU or of the machine.
+
+    Args:
+        mend: how much was asked for, and what to lower.
+
+    Raises:
+        MachineError: it is so.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise MachineError(f"the GPU's memory is full {mend}") from None
+    except MemoryError:
+        raise MachineError(f"this machine's memory is full {mend}") from None
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" in str(error):  # torch has no class for it
+            raise MachineError(f"this machine's memory is full {mend}") from None
+        raise
