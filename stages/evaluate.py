@@ -91,7 +91,7 @@ def score_all(
     write_outcomes(folder / data.outcomes.name, outcomes, test_ids)
     class_names = data.read_collection()["class_names"]
     write_confusion(folder / "confusion.tsv", outcomes, scored.labels["test"], class_names)
-    curve_rows = curves(figures, len(scored.labels["train"]), [*subjects(data, scored), "start"])
+    curve_rows = curves(figures, len(scored.labels["train"]), list(outcomes))
     columns = ["subject", "num_images", "mean", "low", "high"]
     pd.DataFrame(curve_rows, columns=columns).to_csv(folder / "few_labels.tsv", sep="\t", index=False)
     return figures, over_start

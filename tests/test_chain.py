@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from pipeline.artifacts import Artifacts
+from pipeline.evaluation.findings.table import KINDS, read_findings
 from tests.conftest import ROOT, SMALL_RUN, change_params, clone_project, repro
 from tests.processes import run
 
@@ -151,29 +152,68 @@ def test_embeddings_are_normalised_and_trained_ones_differ(small_chain: Path) ->
 def test_evaluate_scores_three_subjects_by_every_protocol(small_chain: Path) -> None:
     scores = json.loads((small_chain / "data/metrics/evaluate.json").read_text())
     about_labels = {"majority_share", "num_classes_only_in_test", "num_classes_only_in_train"}
-    assert set(scores) == about_labels | {"encoder", "start", "pixels", "over_start"}
+    assert set(scores) == about_labels | {"encoder", "start", "pixels", "over_start", "findings"}
     for protocol in ("knn", "linear", "retrieval"):
         gain = scores["over_start"][protocol]
         expected = scores["encoder"][protocol]["top1"] - scores["start"][protocol]["top1"]
         assert gain["top1"] == pytest.approx(expected)
         assert gain["top1_low"] < gain["top1"] < gain["top1_high"]
     assert scores["majority_share"] == 0.1
-    of_classes = {"top1", "top5", "balanced_accuracy"}
-    few = {"mean", "std", "balanced_accuracy", "converged"}
+    of_classes = {"top1_without_pairs", "top5", "balanced_accuracy"} | with_bounds("top1")
+    few = {"std", "balanced_accuracy", "num_images", "converged"} | with_bounds("mean")
+    of_ranks = {"recall_at_10", "r_precision", "map", "median_first_rank"}
     for subject in ("encoder", "start", "pixels"):
+        hubs = {"largest_share", "most_returned", "never_returned", "hubness_skewness"}
         assert {protocol: set(figures) for protocol, figures in scores[subject].items()} == {
-            "knn": of_classes | {"recall"},
+            "knn": of_classes | {"recall", "k", "temperature"},
             "linear": of_classes | {"recall", "C", "iterations", "converged"},
-            "linear_1pct": few,
-            "linear_10pct": few,
-            "retrieval": of_classes | {"precision_at_10", "map"},
-            "spread": {"effective_rank", "uniformity"},
+            **dict.fromkeys(("linear_1pct", "linear_5pct", "linear_10pct"), few),
+            **dict.fromkeys(("linear_1shot", "linear_5shot", "linear_16shot"), few),
+            "retrieval": of_classes | of_ranks | with_bounds("precision_at_10") | with_bounds("map_at_r"),
+            "clusters": {"nmi", "ari", "num_clusters"},
+            "views": {"alignment"} | with_bounds("consistency"),
+            "spread": {"effective_rank", "uniformity", "collapsed"},
+            **({"hubness": hubs} if subject == "encoder" else {}),
         }
+        for protocol in ("knn", "linear", "retrieval"):
+            of = scores[subject][protocol]
+            assert of["top1_low"] <= of["top1"] <= of["top1_high"]
         assert list(scores[subject]["knn"]["recall"]) == [str(digit) for digit in range(10)]
     # one epoch on small views is enough to be better than nothing
     assert scores["encoder"]["knn"]["top1"] > scores["start"]["knn"]["top1"] + 0.05
     # digits: cosine kNN of pixels is 0.936 on this split
     assert scores["pixels"]["knn"]["top1"] == pytest.approx(0.936, abs=0.02)
+
+
+def with_bounds(figure: str) -> set[str]:
+    return {figure, f"{figure}_low", f"{figure}_high"}
+
+
+def test_evaluate_lists_what_is_wrong_with_the_images(small_chain: Path) -> None:
+    data = Artifacts(small_chain / "data")
+    findings = read_findings(data.findings)
+    scores = json.loads((small_chain / "data/metrics/evaluate.json").read_text())
+    assert (findings["kind"] == "label").sum() == 500  # a tenth
+    assert set(scores["findings"]) == set(KINDS)
+    ids = np.concatenate(findings["ids"].to_list())
+    assert ((ids >= 0) & (ids < 5000)).all()
+    split = data.read_manifest()["split"].to_numpy()
+    for pair in findings.loc[findings["kind"] == "train_test_pair", "ids"]:
+        assert [split[each] for each in pair] == ["train", "test"]
+
+
+def test_evaluate_writes_what_dvc_draws(small_chain: Path) -> None:
+    evaluation = small_chain / "data/evaluation"
+    curves = pd.read_csv(evaluation / "few_labels.tsv", sep="\t")
+    assert set(curves["subject"]) == {"encoder", "start", "pixels"}
+    for _, curve in curves.groupby("subject"):
+        assert curve["num_images"].is_monotonic_increasing
+        assert curve["num_images"].iloc[-1] == 4000
+    confusion = pd.read_csv(evaluation / "confusion.tsv", sep="\t")
+    assert len(confusion) == 1000
+    scores = json.loads((small_chain / "data/metrics/evaluate.json").read_text())
+    right = (confusion["actual"] == confusion["predicted"]).mean()
+    assert right == pytest.approx(scores["encoder"]["linear"]["top1"])
 
 
 def test_dvc_shows_metrics_and_plots(small_chain: Path) -> None:
@@ -185,7 +225,7 @@ def test_dvc_shows_metrics_and_plots(small_chain: Path) -> None:
     page = run("dvc", "plots", "show", "--out", "plots", cwd=small_chain)
     assert "index.html" in page.stdout
     text = (small_chain / "plots/index.html").read_text()
-    for plot in ("loss", "learning rate", "contrastive accuracy", "spread", "kNN"):
+    for plot in ("loss", "learning rate", "contrastive accuracy", "spread", "kNN", "taken for what"):
         assert plot in text, plot
 
 

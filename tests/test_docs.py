@@ -171,6 +171,8 @@ def test_every_figure_of_the_evaluation_has_its_sentence(small_chain: Path) -> N
     assert written == set(of_labels) - SELDOM
     scores = {name: value for name, value in scores.items() if name not in written}
     assert set(scores) == set(subjects) - SELDOM
+    kinds = scores.pop("findings")
+    assert set(kinds) == set(rows(chapter(OUTPUTS, "findings.parquet")))
     assert {protocol for subject in scores.values() for protocol in subject} == set(protocols)
     found = {
         figure for subject in scores.values() for of_protocol in subject.values() for figure in of_protocol
