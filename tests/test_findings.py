@@ -207,7 +207,10 @@ def test_probabilities_out_of_fold_are_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 200)
     features = (np.eye(3, 6)[labels] + 0.5 * rng.standard_normal((200, 6))).astype(np.float32)
-    found = out_of_fold(Labelled(features, labels), 1.0, 1000, CPU)
+    found = np.full((200, 3), np.nan)
+    for rows, probabilities in out_of_fold(Labelled(features, labels), 1.0, 1000, CPU):
+        assert np.isnan(found[rows]).all()
+        found[rows] = probabilities
     folds = split_in_folds(labels, 5, 0)
     for fold in range(5):
         seen, asked = folds != fold, folds == fold

@@ -40,12 +40,14 @@ def exact_copies(contents: NDArray[np.int64]) -> list[Finding]:
     Args:
         contents: of each image of the collection, [N]; equal numbers are equal files.
     """
-    order = np.argsort(contents, kind="stable")
+    _, places, counts = np.unique(contents, return_inverse=True, return_counts=True)
+    copied = np.flatnonzero(counts[places] > 1)
+    order = copied[np.argsort(contents[copied], kind="stable")]
     starts = np.flatnonzero(np.diff(contents[order], prepend=-1))
+    groups = np.split(order, starts[1:]) if len(order) else []
     return [
         Finding("exact_copy", tuple(group.tolist()), 1.0, f"{len(group)} files with the same bytes")
-        for group in np.split(order, starts[1:])
-        if len(group) > 1
+        for group in groups
     ]
 
 
@@ -188,13 +190,11 @@ def pairs_across(
         is_train: of each image, [N].
         is_test: likewise.
     """
-    best: dict[int, tuple[float, int]] = {}
-    train_ids = np.flatnonzero(is_train)[::-1]  # of equal ones the first stays
-    first_of = dict(zip(contents[train_ids].tolist(), train_ids.tolist(), strict=True))
-    for test_id in np.flatnonzero(is_test).tolist():
-        twin = first_of.get(int(contents[test_id]))
-        if twin is not None:
-            best[test_id] = (1.0, twin)
+    train_ids, test_ids = np.flatnonzero(is_train), np.flatnonzero(is_test)
+    of_train, firsts = np.unique(contents[train_ids], return_index=True)
+    both = test_ids[np.isin(contents[test_ids], of_train)]
+    twins = train_ids[firsts[np.searchsorted(of_train, contents[both])]]
+    best = {test_id: (1.0, twin) for test_id, twin in zip(both.tolist(), twins.tolist(), strict=True)}
     for (first, second), score in zip(pairs.ids.tolist(), pairs.scores.tolist(), strict=True):
         for test_id, train_id in ((first, second), (second, first)):
             if is_test[test_id] and is_train[train_id] and score > best.get(test_id, (0.0, 0))[0]:

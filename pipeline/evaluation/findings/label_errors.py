@@ -1,6 +1,6 @@
 """Labels that neighbours and a classifier would not have given."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -49,71 +49,68 @@ def label_errors(
     judged = np.flatnonzero(counts[columns] > 1)
     if len(classes) < 2 or len(judged) == 0:
         return []
-    probabilities = out_of_fold(Labelled(images.features, columns), C, max_iterations, device)
-    votes = _votes(ids, neighbors, columns, len(classes))
-    has_votes = votes.sum(axis=1) > 0
-    said = np.where(has_votes[:, None], (votes + probabilities) / 2, probabilities)
-    rows = np.arange(len(columns))
-    scores = 1 - said[rows, columns]
-    said[rows, columns] = -1  # what else it could be
-    others = said.argmax(axis=1)
+    label_of = np.full(len(neighbors) + 1, -1)  # the last is asked for by -1
+    label_of[ids] = columns
+    scores, agree, sure = np.zeros((3, len(columns)))
+    others = np.zeros(len(columns), dtype=np.int64)  # what else each could be
+    for rows, probabilities in out_of_fold(Labelled(images.features, columns), C, max_iterations, device):
+        votes = _votes(label_of[neighbors[ids[rows]]], len(classes))
+        has_votes = votes.any(axis=1, keepdims=True)
+        said = np.where(has_votes, (votes + probabilities) / 2, probabilities)
+        here = np.arange(len(rows))
+        scores[rows] = 1 - said[here, columns[rows]]
+        said[here, columns[rows]] = -1
+        others[rows] = said.argmax(axis=1)
+        agree[rows], sure[rows] = votes[here, others[rows]], probabilities[here, others[rows]]
     num_kept = int(np.ceil(_KEPT_SHARE * len(columns)))
     surest = judged[np.argsort(-scores[judged], kind="stable")][:num_kept]
 
     def why(row: int) -> str:
         given, other = (class_names[classes[column]] for column in (columns[row], others[row]))
-        agree, sure = (of[row, others[row]] for of in (votes, probabilities))
-        return f"labelled {given}; {agree:.0%} of its neighbours are {other}, a classifier is {sure:.0%} sure"
+        return (
+            f"labelled {given}; {agree[row]:.0%} of its neighbours are {other}, "
+            f"a classifier is {sure[row]:.0%} sure"
+        )
 
     return [Finding("label", (int(ids[row]),), float(scores[row]), why(row)) for row in surest]
 
 
-def _votes(
-    ids: NDArray[np.int64], neighbors: NDArray[np.integer], columns: NDArray[np.int64], num_classes: int
-) -> NDArray[np.float32]:
-    """The shares of the classes among the labelled neighbours, [N, K]; nothing where none has a label."""
-    of_id = np.full(len(neighbors) + 1, -1)  # the last is asked for by -1
-    of_id[ids] = columns
-    votes = np.zeros((len(ids), num_classes), dtype=np.float32)
-    for place in range(neighbors.shape[1]):
-        label = of_id[neighbors[ids, place]]
-        rows = np.flatnonzero(label >= 0)
-        votes[rows, label[rows]] += 1
+def _votes(neighbor_labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float32]:
+    """The shares of the classes among neighbours, [Q, K], of labels [Q, k]; -1 where one has none."""
+    votes = np.zeros((len(neighbor_labels), num_classes), dtype=np.float32)
+    rows, places = np.nonzero(neighbor_labels >= 0)
+    np.add.at(votes, (rows, neighbor_labels[rows, places]), 1)
     votes /= np.maximum(votes.sum(axis=1, keepdims=True), 1)
     return votes
 
 
-def out_of_fold(images: Labelled, C: float, max_iterations: int, device: torch.device) -> NDArray[np.float32]:
-    """The probability of each class for each image, by a classifier of the four folds without it, [N, K].
+def out_of_fold(
+    images: Labelled, C: float, max_iterations: int, device: torch.device
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """The probability of each class for each image, by a classifier of the four folds without it.
 
     Args:
         images: labels from 0 to K - 1.
         C: inverse strength of the regularisation.
         max_iterations: of a fit.
         device: that fits.
+
+    Yields:
+        Some rows, and of each the probabilities, [len(rows), K]; every row once.
     """
     num_classes = int(images.labels.max()) + 1
     folds = split_in_folds(images.labels, _FOLDS, _SEED)
-    found = np.zeros((len(folds), num_classes), dtype=np.float32)
     for fold in range(_FOLDS):
         asked, seen = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         if not len(asked):
             continue
         seen = seen[split_stratified(images.labels[seen], min(_MOST_ROWS, len(seen)), _SEED)[0]]
         known, columns = np.unique(images.labels[seen], return_inverse=True)
-        if len(known) == 1:
-            found[asked, known[0]] = 1
-            continue
         # the rows of `seen` alone, since a class of one image has no column when that is held out
-        fitted = fit_logistic(
-            images.features[seen],
-            columns,
-            [np.arange(len(seen))],
-            np.array([[C]]),
-            max_iterations,
-            device,
-        )
+        of_seen, every = images.features[seen], [np.arange(len(seen))]
+        fitted = fit_logistic(of_seen, columns, every, np.array([[C]]), max_iterations, device)
         for block, logits in fitted.scores(images.features[asked], 0):
             weights = np.exp(logits[0] - logits[0].max(axis=1, keepdims=True))
-            found[asked[block][:, None], known] = weights / weights.sum(axis=1, keepdims=True)
-    return found
+            found = np.zeros((len(weights), num_classes), dtype=np.float32)
+            found[:, known] = weights / weights.sum(axis=1, keepdims=True)
+            yield asked[block], found
