@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
+# axe-core, which looks at the page for faults of accessibility
+AXE := 4.14.1
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 define install
@@ -57,6 +59,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(call install,'.[test]')
+	if command -v npm >/dev/null; then npm install --silent --no-save --prefix $(VENV)/npm axe-core@$(AXE); fi
 
 $(VENV)/installed-bench: $(VENV)/installed
 	$(call install,'.[bench]')

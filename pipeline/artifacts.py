@@ -130,6 +130,11 @@ class Artifacts:
         """What is wrong with the collection."""
         return self.evaluation / "findings.parquet"
 
+    @property
+    def report_page(self) -> Path:
+        """All that a run says, on one page; alone in its folder."""
+        return self.root / "report" / "index.html"
+
     def metrics(self, stage: str) -> Path:
         return self.root / "metrics" / f"{stage}.json"
 
@@ -188,7 +193,7 @@ def stages_under_way(data: Artifacts | None = None) -> list[tuple[Path, int]]:
     """What a stage is writing now, and the processes that do."""
     data = data or Artifacts()
     folders = (data.images, data.pretrain, data.encoders, data.finetune, data.embeddings, data.index)
-    paths = (data.code, data.source, data.weights, *folders, data.evaluation)
+    paths = (data.code, data.source, data.weights, *folders, data.evaluation, data.report_page.parent)
     return [(path, process) for path in paths if (process := writer(path)) is not None]
 
 

@@ -9,8 +9,8 @@ from signal import SIGINT
 
 # The modules of the extra `train`, which a search does without.
 TRAINING_STACK = (
-    *("dvc", "dvclive", "mlxtend", "onnx", "onnxscript", "safetensors", "sklearn", "timm", "torch"),
-    "torchvision",
+    *("dvc", "dvclive", "jinja2", "mlxtend", "onnx", "onnxscript", "openTSNE"),
+    *("safetensors", "sklearn", "threadpoolctl", "timm", "torch", "torchvision", "vl_convert"),
 )
 
 EXIT_FAULT = 1

@@ -19,7 +19,18 @@ import pytest
 
 NUM_CORES = len(os.sched_getaffinity(0))
 
-_STAGES = ("scan", "weights", "fetch", "pretrain", "export", "finetune", "embed", "index", "evaluate")
+_STAGES = (
+    "scan",
+    "weights",
+    "fetch",
+    "pretrain",
+    "export",
+    "finetune",
+    "embed",
+    "index",
+    "evaluate",
+    "report",
+)
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522  # capget(2)
 _PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 24, 1, 2
 

@@ -17,7 +17,7 @@ from tests.processes import run
 
 pytestmark = pytest.mark.slow
 
-STAGES = ["fetch", "pretrain", "export", "finetune", "embed", "index", "evaluate"]
+STAGES = ["fetch", "pretrain", "export", "finetune", "embed", "index", "evaluate", "report"]
 
 
 def test_a_second_repro_does_nothing(small_chain: Path) -> None:
@@ -48,7 +48,7 @@ def test_two_clones_write_the_same_bytes(small_chain: Path, tmp_path: Path) -> N
     change_params(other / "params.yaml", SMALL_RUN)
     repro(other)
     assert (other / "dvc.lock").read_text() == (small_chain / "dvc.lock").read_text()
-    for name in ("encoder/encoder.onnx", "index/images.faiss", "metrics/evaluate.json"):
+    for name in ("encoder/encoder.onnx", "index/images.faiss", "metrics/evaluate.json", "report/index.html"):
         assert (other / "data" / name).read_bytes() == (small_chain / "data" / name).read_bytes(), name
 
 
@@ -80,7 +80,7 @@ def test_a_word_in_what_only_speaks_reruns_nothing_and_changed_code_its_stage(sm
     always = {"scan", "weights"}  # they always look
     assert changed_stages("pipeline/errors.py") == set()
     assert changed_stages("pipeline/training/display/progress.py") == set()
-    assert changed_stages("pipeline/training/learner.py") == {"pretrain"}
+    assert changed_stages("pipeline/training/learner.py") == {"pretrain", "report"}  # which names its hash
 
 
 def test_no_output_holds_a_path_or_this_machine(small_chain: Path) -> None:
@@ -219,7 +219,7 @@ def test_evaluate_writes_what_dvc_draws(small_chain: Path) -> None:
 def test_dvc_shows_metrics_and_plots(small_chain: Path) -> None:
     shown = json.loads(run("dvc", "metrics", "show", "--json", cwd=small_chain).stdout)[""]["data"]
     for stage in STAGES:
-        assert stage in ("finetune", "embed") or f"data/metrics/{stage}.json" in shown
+        assert stage in ("finetune", "embed", "report") or f"data/metrics/{stage}.json" in shown
         assert f"data/speed/{stage}.json" in shown
     assert shown["data/speed/embed.json"]["data"]["provider"] == "CPUExecutionProvider"
     page = run("dvc", "plots", "show", "--out", "plots", cwd=small_chain)

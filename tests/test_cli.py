@@ -88,7 +88,8 @@ def test_a_search_imports_no_training_stack(small_chain: Path, digit: Path) -> N
         "try:\n    main()\nexcept SystemExit as left:\n    assert not left.code\n"
         "loaded = {name.partition('.')[0] for name in sys.modules}\n"
         "assert 'onnxruntime' in loaded and 'faiss' in loaded\n"
-        "assert not loaded & {'torch', 'torchvision', 'models', 'sklearn', 'pandas'}, loaded\n"
+        "stack = {'torch', 'torchvision', 'models', 'sklearn', 'pandas', 'jinja2', 'vl_convert'}\n"
+        "assert not loaded & stack, loaded\n"
     )
     run("python", "-c", program, str(digit), str(digit.with_name("out.png")), cwd=small_chain)
 
@@ -206,7 +207,7 @@ def test_a_stage_on_a_full_disk_leaves_every_output_whole(chain_copy: Path, stag
     assert contents(chain_copy / "data") == before
 
 
-@pytest.mark.parametrize("stage", ["fetch", "embed", "index", "evaluate"])
+@pytest.mark.parametrize("stage", ["fetch", "embed", "index", "evaluate", "report"])
 def test_a_stage_that_may_not_write_leaves_every_output_whole(chain_copy: Path, stage: str) -> None:
     little = {"evaluate.linear.max_iterations": 1, "evaluate.linear.C": [1.0]}
     change_params(chain_copy / "params.yaml", little)
@@ -227,6 +228,7 @@ def test_a_stage_that_may_not_write_leaves_every_output_whole(chain_copy: Path, 
         ("embed", "encoder/encoder.onnx", "export"),
         ("index", "embeddings/train.npy", "embed"),
         ("evaluate", "images/manifest.parquet", "fetch"),
+        ("report", "evaluation/outcomes.parquet", "evaluate"),
     ],
 )
 def test_a_stage_without_its_input_names_the_stage_that_makes_it(
@@ -256,7 +258,7 @@ def test_a_mistake_is_one_line_of_the_command_as_it_is_typed(
 
 
 @pytest.mark.parametrize(
-    "stage", ["scan", "fetch", "pretrain", "export", "finetune", "embed", "index", "evaluate"]
+    "stage", ["scan", "fetch", "pretrain", "export", "finetune", "embed", "index", "evaluate", "report"]
 )
 def test_a_wrong_param_stops_every_stage_before_any_work(chain_copy: Path, stage: str) -> None:
     before = contents(chain_copy / "data")

@@ -185,7 +185,7 @@ def test_every_figure_of_the_evaluation_has_its_sentence(small_chain: Path) -> N
 @pytest.mark.slow
 def test_every_figure_of_the_speed_has_its_sentence(small_chain: Path) -> None:
     files = list((small_chain / "data/speed").glob("*.json"))
-    assert len(files) == 7
+    assert len(files) == 8
     written = {figure for file in files for figure in json.loads(file.read_text())}
     documented = rows(chapter(OUTPUTS, "data/speed"))
     assert written == set(documented)

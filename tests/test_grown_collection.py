@@ -151,7 +151,16 @@ def test_new_photographs_are_found_by_the_encoder_that_is_kept(shop: Path) -> No
     write_photos(shop.parent / "photos", range(NUM_PHOTOS, NUM_PHOTOS + 5))
     follow("dvc freeze pretrain", shop)
     done = run("dvc", "repro", cwd=shop)
-    assert stages_run(done) == ["scan", "weights", "fetch", "finetune", "embed", "index", "evaluate"]
+    assert stages_run(done) == [
+        "scan",
+        "weights",
+        "fetch",
+        "finetune",
+        "embed",
+        "index",
+        "evaluate",
+        "report",
+    ]
     assert f"{NUM_PHOTOS} files were decoded before, and not again" in done.stdout
     assert (shop / "data/encoder/encoder.onnx").read_bytes() == encoder
     newest = shop.parent / f"photos/class {(NUM_PHOTOS + 4) % 3}/{NUM_PHOTOS + 4}.png"

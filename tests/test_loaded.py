@@ -26,6 +26,7 @@ OWN_KEYS = {
     "embed": ("embed.batch_size", 256, 100),
     "index": ("index.num_queries", 1000, 10),
     "evaluate": ("evaluate.knn.k", 10, 9),
+    "report": ("report.num_queries", 8, 9),
 }
 
 

@@ -14,7 +14,8 @@ ROOMS = sorted({file.parent for file in FILES})
 LINES_OF_A_FILE = 300
 LINES_OF_A_FUNCTION = 60  # a screen
 FILES_OF_A_ROOM = 12  # and its __init__
-ROOMS_OF_A_TABLE = {Path("models"), Path("pipeline/collection/sources")}  # a file for each of its lines
+# a file for each of its lines
+ROOMS_OF_A_TABLE = {Path("models"), Path("pipeline/collection/sources"), Path("pipeline/params")}
 FILES_OF_THE_GROUND_FLOOR = 8
 NAMES_OF_NO_JOB = {"base", "common", "helper", "helpers", "misc", "util", "utils"}
 

@@ -20,6 +20,7 @@ from pipeline.params.export import Export
 from pipeline.params.finetune import Finetune
 from pipeline.params.index import Index
 from pipeline.params.pretrain import Pretrain
+from pipeline.params.report import Report
 from pipeline.params.section import Section
 
 PARAMS_FILE = Path("params.yaml")
@@ -35,6 +36,7 @@ class Params(Section):
     embed: Embed
     index: Index
     evaluate: Evaluate
+    report: Report
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

@@ -25,6 +25,10 @@ WITHOUT_EFFECT = {
     "pipeline/training/resuming/kept_runs.py": "which checkpoints are removed; each ends in the same bytes",
     "pipeline/training/resuming/run_key.py": "which checkpoint is taken; each ends in the same bytes",
 }
+# Of these there is a stage whose output it can change: the page says it too.
+_BUT_IN = {"pipeline/evaluation/verdict.py": "report"}
+# Files that are no modules, and the module that puts what stands in them into an output.
+READ_BY = {"pipeline/report/page.py": "pipeline/report/web/"}
 _SECTIONS = PurePosixPath("pipeline/params")
 _OF_EVERY_SECTION = ("section", "reader")
 
@@ -51,6 +55,8 @@ def why_without_effect(module: str, section: str) -> str | None:
         and module not in WITHOUT_EFFECT
     ):
         return "the other sections are read to refuse a wrong value before any work"
+    if _BUT_IN.get(module) == section:
+        return None
     for place, reason in WITHOUT_EFFECT.items():
         if module == place or (place.endswith("/") and module.startswith(place)):
             return reason
@@ -60,18 +66,19 @@ def why_without_effect(module: str, section: str) -> str | None:
 def code_files() -> dict[str, Path]:
     """Every file of the project's code, by its path in the project, like `pipeline/errors.py`."""
     project = Path(__file__).resolve().parents[2]
-    return {
-        path.relative_to(project).as_posix(): path
-        for folder in _CODE
-        for path in sorted((project / folder).rglob("*.py"))
-    }
+    modules = [path for folder in _CODE for path in (project / folder).rglob("*.py")]
+    others = [path for place in READ_BY.values() for path in (project / place).rglob("*") if path.is_file()]
+    return {path.relative_to(project).as_posix(): path for path in sorted([*modules, *others])}
 
 
 def loaded_code() -> dict[str, Path]:
-    """Of these the files that this process has imported or runs."""
+    """Of these the files that this process has imported, runs, or reads for a module that it has imported."""
     imported = {
         Path(file).resolve()
         for module in list(sys.modules.values())
         if (file := getattr(module, "__file__", None)) is not None
     }
-    return {name: path for name, path in code_files().items() if path in imported}
+    files = code_files()
+    found = {name for name, path in files.items() if path in imported}
+    read = tuple(READ_BY[name] for name in READ_BY if name in found)
+    return {name: path for name, path in files.items() if name in found or name.startswith(read)}

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.provenance.code import code_files, why_without_effect
+from pipeline.provenance.code import READ_BY, code_files, why_without_effect
 
 # Those that depend on the hash of their code, and the section of params.yaml that each reads: of the others
 # it takes no value. Stages `scan` and `weights` run every time.
@@ -23,6 +23,7 @@ STAGES = {
     "embed": "embed",
     "index": "index",
     "evaluate": "evaluate",
+    "report": "report",
 }
 
 
@@ -42,10 +43,12 @@ def stage_code(stage: str) -> dict[str, Path]:
 
 
 def imported(module: str, files: Mapping[str, Path]) -> set[str]:
-    """A module and all that it imports at whatever depth, also within functions, but not for types alone."""
+    """A module and what it imports or reads at any depth, also within functions, but not for types alone."""
     found, waiting = {module}, [module]
     while waiting:
-        for name in _imports(files[waiting.pop()]):
+        module = waiting.pop()
+        found |= {name for name in files if name.startswith(READ_BY.get(module, ()))}
+        for name in _imports(files[module]):
             for candidate in (f"{name}.py", f"{name}/__init__.py"):
                 if candidate in files and candidate not in found:
                     found.add(candidate)
