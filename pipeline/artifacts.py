@@ -108,6 +108,11 @@ class Artifacts:
         return self.embeddings / "start"
 
     @property
+    def view_embeddings(self) -> Path:
+        """Of the augmented views; not there where these are of another state of the collection."""
+        return self.embeddings / self.augmented.name
+
+    @property
     def embeddings_card(self) -> Path:
         return self.embeddings / "embeddings.json"
 

@@ -41,11 +41,16 @@ def main() -> None:
                 path = folder / data.start_embeddings.name / path.name
                 what = f"embed {split}, start"
                 embed_to_file(start, images, rows, params.batch_size, path, what)
-        views = data.read_augmented()
-        for network, of_views in ((encoder, folder), (start, folder / data.start_embeddings.name)):
-            if of_views.exists():
-                path = of_views / data.augmented.name
-                embed_to_file(network, views, np.arange(len(views)), params.batch_size, path, "embed views")
+        # a training that was kept while the collection grew has views of other images
+        if encoder.metadata.get("data_sha256") == data.read_collection()["sha256"]:
+            views = data.read_augmented()
+            for network, of_views in ((encoder, folder), (start, folder / data.start_embeddings.name)):
+                if of_views.exists():
+                    path = of_views / data.augmented.name
+                    every = np.arange(len(views))
+                    embed_to_file(network, views, every, params.batch_size, path, "embed views")
+        else:
+            print("embed: the encoder was trained on another state of the collection: its views are left out")
         write_json(
             folder / data.embeddings_card.name,
             {data.encoder.name: encoder.sha256, data.manifest.name: sha256_of(data.manifest)},

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ class Subject:
 
     Attributes:
         features: of some of the scored rows of a split, float32 [len(rows), D].
-        of_views: of the augmented views, [M, D]; None where they were not embedded.
+        of_views: of the augmented views, [M, D]; None where there are no embeddings of them.
     """
 
     features: Callable[[str, NDArray[np.int64]], Features]
@@ -180,6 +180,8 @@ def subjects(data: Artifacts, scored: Scored) -> dict[str, Subject]:
             lambda: pixels(data.read_augmented(), np.arange(len(scored.viewed))),
         ),
     }
+    if not data.view_embeddings.exists():
+        found = {name: replace(subject, of_views=None) for name, subject in found.items()}
     if not data.start_embeddings.exists():
         del found["start"]
     finetuned = FinetuneFolder(data.finetune)

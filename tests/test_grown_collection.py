@@ -163,6 +163,8 @@ def test_new_photographs_are_found_by_the_encoder_that_is_kept(shop: Path) -> No
     ]
     assert f"{NUM_PHOTOS} files were decoded before, and not again" in done.stdout
     assert (shop / "data/encoder/encoder.onnx").read_bytes() == encoder
+    assert "trained on another state of the collection: its views are left out" in done.stdout
+    assert "views" not in json.loads((shop / "data/metrics/evaluate.json").read_text())["encoder"]
     newest = shop.parent / f"photos/class {(NUM_PHOTOS + 4) % 3}/{NUM_PHOTOS + 4}.png"
     found = run("lookalike", "query", str(newest), "-k", "1", "--json", cwd=shop)
     assert json.loads(found.stdout)[0]["neighbors"][0]["source"].endswith(f"/{NUM_PHOTOS + 4}.png")
