@@ -40,7 +40,6 @@ def write_finetuned(folder: FinetuneFolder, data: Artifacts, params: Finetune) -
     from safetensors.torch import save
 
     from models.depthwise import depthwise_share
-    from models.weights import CENTER
     from pipeline.encoder.export import load_backbone
     from pipeline.training.finetuning.finetune import finetune
     from pipeline.training.finetuning.share import labelled_share
@@ -52,13 +51,12 @@ def write_finetuned(folder: FinetuneFolder, data: Artifacts, params: Finetune) -
     rows = labelled_share(labels, params)
     module, card = load_backbone(data.backbone)
     depthwise = depthwise_share(card["backbone"]["name"], card["image_size"])
-    start = Start(module.backbone, module.mean, module.std, module.center, depthwise)
+    start = Start(module.backbone, module.mean, module.std, card.pop("centered"), depthwise)
     with memory_errors(f"at finetune.batch_size {params.batch_size}: lower it"):
         run = finetune(data.read_images("train"), rows, labels[rows], start, params)
     params_sha256 = hashlib.sha256(card["params_sha256"].encode() + params.learned()).hexdigest()
     card |= {"method": f"{card['method']}+finetuned", "params_sha256": params_sha256}
-    weights = run.backbone if module.center is None else run.backbone | {CENTER: module.center.cpu()}
-    folder.backbone.write_bytes(save(weights, {"lookalike": json.dumps(card)}))
+    folder.backbone.write_bytes(save(run.backbone, {"lookalike": json.dumps(card)}))
     write_tsv(folder.history, run.history)
     about_encoder = write_encoder(folder, data, params)
     write_json(

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 from models.backbones import build_backbone
 from models.classifier import CosineClassifier, class_means
@@ -74,7 +74,7 @@ def tuned(
     module: PixelEncoder, images: NDArray[np.uint8], labels: NDArray[np.int64], params: Finetune
 ) -> Finetuned:
     rows = labelled_share(labels, params)
-    start = Start(module.backbone, module.mean, module.std, module.center, depthwise=0.0)
+    start = Start(module.backbone, module.mean, module.std, center=False, depthwise=0.0)
     return finetune(images, rows, labels[rows], start, params)
 
 
@@ -123,7 +123,7 @@ def test_only_the_labels_of_the_share_are_read(params: Params) -> None:
     chosen = little(params, epochs=1)
     rows = labelled_share(labels, chosen)
     module = untrained()
-    start = Start(module.backbone, module.mean, module.std, None, depthwise=0.0)
+    start = Start(module.backbone, module.mean, module.std, center=False, depthwise=0.0)
     alone = images.copy()
     alone[np.setdiff1d(np.arange(len(images)), rows)] = 0  # nor are the other images looked at
     expected = save(finetune(alone, rows, labels[rows], start, chosen).backbone)
@@ -313,6 +313,18 @@ def test_the_encoder_is_exported_as_the_others_are_and_says_that_it_was_finetune
         with torch.no_grad():
             np.testing.assert_allclose(embeddings, module(torch.from_numpy(images)).numpy(), atol=1e-5)
         np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+
+
+def test_the_mean_of_the_learned_features_is_taken_off_as_that_of_the_starts_was(project: Path) -> None:
+    data = Artifacts(project / "data")
+    module, _ = load_backbone(FinetuneFolder(data.finetune).backbone)
+    before, center = load_file(data.backbone)[CENTER], module.center
+    assert center is not None
+    module.center = None
+    with torch.no_grad():
+        features = module(torch.from_numpy(data.read_images("train").copy()))
+    torch.testing.assert_close(center, features.mean(dim=0), atol=1e-5, rtol=0)
+    assert (center - before).norm() > 0.1
 
 
 def test_the_labels_of_the_test_images_change_no_byte(project: Path, tmp_path: Path) -> None:

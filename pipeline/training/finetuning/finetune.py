@@ -23,7 +23,8 @@ class Finetuned:
     """What a run leaves.
 
     Attributes:
-        backbone: the weights of the last epoch, on the CPU.
+        backbone: the weights of the last epoch, on the CPU; under `CENTER` the mean direction of their
+            features, [D], where that is taken off.
         history: a row an epoch, from 1: epoch, loss, lr, and top1 on the views that were learned from.
         device: that the run was on.
         precision: of the forward pass.

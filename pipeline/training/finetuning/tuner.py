@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.classifier import CosineClassifier, class_means
 from models.frozen import freeze
-from models.weights import weights_on_cpu
+from models.weights import CENTER, weights_on_cpu
 from pipeline.params.finetune import Finetune
 from pipeline.params.pretrain import Optimizer
 from pipeline.training.finetuning.light_views import light_views
@@ -20,6 +20,7 @@ from pipeline.training.hardware.precision import choose_precision
 from pipeline.training.optimizers import build_optimizer, learning_rate, set_learning_rate
 from pipeline.training.pixels import Images
 from pipeline.training.views import make_views
+from pipeline.training.weights.centering import mean_direction
 
 # B batch, D feature, K classes
 
@@ -34,14 +35,15 @@ class Start:
         backbone: float [B, 3, H, W], normalised, to features [B, D].
         mean: of the three channels, [3], on the scale from 0 to 1.
         std: likewise.
-        center: what is taken off from the normalised features, [D]; None for nothing.
+        center: whether the mean of the features is taken off, in the end. It is not while they learn: the
+            mean of the start is soon another, and what is left of features that are much alike is small.
         depthwise: share of the network, `models.depthwise.depthwise_share`.
     """
 
     backbone: nn.Module
     mean: Tensor
     std: Tensor
-    center: Tensor | None
+    center: bool
     depthwise: float
 
 
@@ -50,7 +52,7 @@ class Tuner:
 
     Args:
         start: its backbone is changed in place.
-        images: uint8 [N, H, W, 3].
+        images: uint8 [N, H, W, 3]; those of `rows` are learned from, others only give the mean.
         rows: of the images that are learned from.
         labels: of those, from 0 to K - 1, every class among them.
         params: of the run.
@@ -80,9 +82,9 @@ class Tuner:
         make_deterministic(params.seed)
         keep_freed_memory()
         self._params, (self._num_steps, self._num_warmup) = params, num_steps
+        self._images, self._centers = images, start.center
         self._backbone = start.backbone.to(device).to(memory_format=torch.channels_last)
         self._mean, self._std = (each.view(3, 1, 1).to(device) for each in (start.mean, start.std))
-        self._center = None if start.center is None else start.center.to(device)
         size = images[rows[:1]].shape[1]
         self._views = light_views(params.views, size)
         self._generator = torch.Generator(device).manual_seed(params.seed)
@@ -123,16 +125,20 @@ class Tuner:
         return all(bool(weight.isfinite().all()) for weight in self._backbone.parameters())
 
     def weights(self) -> dict[str, Tensor]:
-        """The backbone's, on the CPU."""
-        return weights_on_cpu(self._backbone)
+        """The backbone's, on the CPU; with the mean of its features where that is taken off."""
+        weights = weights_on_cpu(self._backbone)
+        if not self._centers:
+            return weights
+        every = np.random.default_rng(self._params.seed).permutation(len(self._images))
+        center = mean_direction(self._backbone, self._images, every, self._mean, self._std)
+        return weights if center is None else weights | {CENTER: center}
 
     def _embeddings(self, pixels: Tensor) -> Tensor:
-        """float [B, 3, H, W] in [0, 1] to what the encoder gives, float32 [B, D], of length 1."""
+        """float [B, 3, H, W] in [0, 1] to normalised features, float32 [B, D]."""
         half = self.precision != "float32"
         with torch.autocast(self.device.type, getattr(torch, self.precision), enabled=half):
             features = self._backbone((pixels - self._mean) / self._std)
-        embeddings = F.normalize(features.float(), dim=1)
-        return embeddings if self._center is None else F.normalize(embeddings - self._center, dim=1)
+        return F.normalize(features.float(), dim=1)
 
     @torch.no_grad()
     def _means(self, images: Images, rows: NDArray[np.int64], labels: Tensor) -> Tensor:
