@@ -39,7 +39,7 @@ class Change:
     new: Any
 
     def __str__(self) -> str:
-        return f"{self.key}: {_shown(self.old)} -> {_shown(self.new)}"
+        return f"{self.key}: {shown(self.old)} -> {shown(self.new)}"
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def lay_over(text: str, overlays: Sequence[Overlay], params_file: Path = PARAMS_
     Raises:
         UserError: an overlay has a key that the text does not have.
     """
-    yaml = _round_trip()
+    yaml = round_trip()
     document = yaml.load(text)
     slots = {key: (section, name) for key, section, name in _leaves(document)}
     for overlay in overlays:
@@ -165,7 +165,7 @@ def leaves(values: Any) -> dict[str, Any]:
 def as_written(text: str, origin: str) -> Any:
     """The values of a YAML text as they are written there: 0.00001 stays so, "1" keeps its quotes."""
     parse_yaml(text, origin)  # refuses in one line what is no YAML, and the tags that the round trip keeps
-    return _round_trip().load(text)
+    return round_trip().load(text)
 
 
 def _files(folders: Sequence[Path]) -> dict[str, Path]:
@@ -221,6 +221,8 @@ def _no_such_key(key: str, known: list[str], params_file: Path) -> str:
         return f"a section of {params_file}: set a key in it"
     near = [other for other in known if other.endswith(f".{key}")]
     near = near or difflib.get_close_matches(key, known, n=1)
+    if key in leaves(parse_yaml(read_text(_files([SHIPPED])[DEFAULT]), SHIPPED)):
+        return f"{params_file} is of an earlier version and lacks it: run 'lookalike upgrade' first"
     return f"{params_file} has no such key" + (f", did you mean {' or '.join(near)}?" if near else "")
 
 
@@ -235,7 +237,7 @@ def _represent_null(representer: RoundTripRepresenter, _: None) -> ScalarNode:
 _NullInFull.add_representer(type(None), _represent_null)
 
 
-def _round_trip() -> YAML:
+def round_trip() -> YAML:
     """A reader and writer whose round trip changes no byte of params.yaml."""
     yaml = YAML()
     yaml.preserve_quotes = True
@@ -244,7 +246,7 @@ def _round_trip() -> YAML:
     return yaml
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value on one line, as YAML may have it; a string without its quotes."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text[1:-1] if isinstance(value, str) else text

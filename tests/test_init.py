@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline.artifacts import Artifacts
 from pipeline.params.reader import load_params
@@ -110,6 +111,61 @@ def test_a_project_of_an_earlier_version_is_brought_to_this_one(tmp_path: Path) 
     assert (project / "dvc.yaml").read_text() == chain
 
 
+def test_an_upgrade_keeps_what_is_frozen_and_stages_of_ones_own(tmp_path: Path) -> None:
+    run_lookalike("init", "shop", cwd=tmp_path)
+    project = tmp_path / "shop"
+    run("dvc", "freeze", "pretrain", cwd=project)
+    own = "  upload:\n    cmd: rsync data/index shop\n    deps:\n    - data/index\n"
+    written = (project / "dvc.yaml").read_text().replace("stages:\n", f"stages:\n{own}", 1)
+    (project / "dvc.yaml").write_text(
+        written.replace("    params: [embed]\n", "", 1)
+    )  # as an earlier version
+    assert run_lookalike("upgrade", cwd=project).stdout == "dvc.yaml: written anew\nnext: dvc repro\n"
+    chain = YAML(typ="safe").load(project / "dvc.yaml")
+    assert chain["stages"]["pretrain"]["frozen"] is True
+    assert chain["stages"]["upload"]["cmd"] == "rsync data/index shop"
+    assert chain["stages"]["embed"]["params"] == ["embed"]
+    assert run_lookalike("upgrade", cwd=project).stdout == "nothing to change\nnext: dvc repro\n"
+
+
+@pytest.mark.parametrize("params", ["lr: 0.1\nmodel: {depth: 5}\n", "", "- 1\n", "dataset: {}\n"])
+def test_a_project_of_another_kind_is_not_upgraded(tmp_path: Path, params: str) -> None:
+    (tmp_path / "params.yaml").write_text(params)
+    (tmp_path / "dvc.yaml").write_text("stages: {mine: {cmd: true}}\n")
+    line = fails(2, "lookalike", "upgrade", cwd=tmp_path)
+    assert "so it is not a project's of Lookalike" in line
+    assert (tmp_path / "params.yaml").read_text() == params
+    assert (tmp_path / "dvc.yaml").read_text() == "stages: {mine: {cmd: true}}\n"
+
+
+def test_a_recipe_says_that_the_project_is_of_an_earlier_version(tmp_path: Path) -> None:
+    run_lookalike("init", "shop", cwd=tmp_path)
+    path = tmp_path / "shop/params.yaml"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith("  keep:")))
+    line = fails(2, "lookalike", "recipe", "scenes", cwd=tmp_path / "shop")
+    assert line.endswith("params.yaml is of an earlier version and lacks it: run 'lookalike upgrade' first")
+
+
+def test_a_path_within_a_section_is_meant_from_here_too(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    run_lookalike("init", "shop", "-S", "dataset={name: folder, path: photos}", cwd=tmp_path)
+    params = YAML(typ="safe").load(tmp_path / "shop/params.yaml")
+    assert (params["dataset"]["name"], params["dataset"]["path"]) == ("folder", "../photos")
+
+
+def test_what_git_refuses_to_add_leaves_no_project(tmp_path: Path) -> None:
+    run("git", "init", "--quiet", cwd=tmp_path)
+    (tmp_path / ".git/index.lock").touch()
+    (tmp_path / "empty").mkdir()
+    for name in ("shop", "empty"):
+        assert "index.lock" in fails(1, "lookalike", "init", name, cwd=tmp_path)
+    assert not (tmp_path / "shop").exists()
+    assert list((tmp_path / "empty").iterdir()) == []
+    (tmp_path / ".git/index.lock").unlink()
+    run_lookalike("init", "shop", cwd=tmp_path)
+
+
 def test_within_a_repository_the_project_is_a_part_of_it(tmp_path: Path) -> None:
     run("git", "init", "--quiet", cwd=tmp_path)
     run_lookalike("init", "shop", cwd=tmp_path)
@@ -118,10 +174,12 @@ def test_within_a_repository_the_project_is_a_part_of_it(tmp_path: Path) -> None
     assert "A  shop/dvc.yaml" in staged
     assert all("shop/" in line for line in staged.splitlines())
     run("dvc", "status", cwd=tmp_path / "shop")
-    (tmp_path / ".gitignore").write_text("work/\n")
-    line = fails(2, "lookalike", "init", "work/shop", cwd=tmp_path)
-    assert line == "work/shop: git ignores it, and DVC with it: choose another place"
+    (tmp_path / ".gitignore").write_text("work/\nstore/\n")
+    for name in ("work/shop", "store"):
+        line = fails(2, "lookalike", "init", name, cwd=tmp_path)
+        assert line == f"{name}: git ignores it, and DVC with it: choose another place"
     assert not (tmp_path / "work").exists()
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize(

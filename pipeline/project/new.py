@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,7 +29,7 @@ _MADE_LATER = "dataset.root"  # where a download goes
 
 
 def new_project(folder: Path, recipe: str = DEFAULT, settings: Sequence[str] = ()) -> Path:
-    """Makes the folder whole or not at all.
+    """Makes the folder, or where it fails leaves what was there.
 
     Args:
         folder: that is to be made; it may exist if it is empty.
@@ -52,11 +52,27 @@ def new_project(folder: Path, recipe: str = DEFAULT, settings: Sequence[str] = (
     params = with_recipe(given, recipe, [_as_seen_from(place, setting) for setting in settings])
     with _folders(place.parent):
         is_part = _run(["git", "rev-parse", "--is-inside-work-tree"], place.parent).returncode == 0
-        if is_part and _run(["git", "check-ignore", "--quiet", str(place)], place.parent).returncode == 0:
+        if is_part and _run(["git", "check-ignore", "--quiet", f"{place}/"], place.parent).returncode == 0:
             raise UserError(f"{folder}: git ignores it, and DVC with it: choose another place")
+        is_made = not place.exists()
         _fill(place, params, is_part=is_part)
-    _must(["git", "add", "--all", "."], place)
+        try:
+            _must(["git", "add", "--all", "."], place)
+        except BaseException:
+            _take_out(place, [file.name for file in place.iterdir()], with_folder=is_made)
+            raise
     return place
+
+
+def _take_out(place: Path, names: Sequence[str], *, with_folder: bool) -> None:
+    for name in names:
+        file = place / name
+        if file.is_dir():
+            shutil.rmtree(file, ignore_errors=True)
+        else:
+            file.unlink(missing_ok=True)
+    if with_folder:
+        place.rmdir()
 
 
 def _fill(place: Path, params: str, *, is_part: bool) -> None:
@@ -72,8 +88,16 @@ def _fill(place: Path, params: str, *, is_part: bool) -> None:
         if not place.exists():
             partial.rename(place)
             return
-        for file in sorted(partial.iterdir()):  # a shell may stand in it, or a disk hang there
-            shutil.move(file, place / file.name)
+        moved: list[str] = []
+        try:
+            for file in sorted(partial.iterdir()):  # a shell may stand in it, or a disk hang there
+                if (place / file.name).exists():
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place / file.name))
+                moved.append(file.name)
+                shutil.move(file, place / file.name)
+        except BaseException:
+            _take_out(place, moved, with_folder=False)
+            raise
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise UserError(f"{place}: another command has just made it") from None
@@ -102,7 +126,12 @@ def _as_seen_from(project: Path, setting: str) -> str:
     Raises:
         UserError: nothing is there.
     """
-    ((key, value),) = parse_setting(setting).values.items()
+    ((name, whole),) = parse_setting(setting).values.items()
+    if isinstance(whole, Mapping):  # -S 'dataset={name: folder, path: photos}'
+        inner = [_as_seen_from(project, f"{name}.{key}={json.dumps(value)}") for key, value in whole.items()]
+        values = {one.partition("=")[0].removeprefix(f"{name}."): one.partition("=")[2] for one in inner}
+        return f"{name}={{{', '.join(f'{key}: {value}' for key, value in values.items())}}}"
+    key, value = name, whole
     if key not in _PATHS or not isinstance(value, str) or value.startswith("~"):
         return setting
     if key != _MADE_LATER and not Path(value).exists():
@@ -115,7 +144,8 @@ def _as_seen_from(project: Path, setting: str) -> str:
 def _must(command: list[str], folder: Path) -> None:
     done = _run(command, folder)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        reason = next((line for line in lines if line.startswith(("fatal:", "error:"))), lines[0])
         raise MachineError(f"{' '.join(command[-3:])}: {reason}")
 
 
