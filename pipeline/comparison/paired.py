@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.comparison.answered import PROTOCOLS, Answered
 from pipeline.errors import UserError
@@ -129,9 +131,21 @@ def _paired(a: "pd.Series[bool]", b: "pd.Series[bool]", same: pd.DataFrame) -> P
         num_images=len(both),
         a=float(right_a.mean()),
         b=float(right_b.mean()),
-        gain=paired_gain(right_a, right_b),
+        gain=_gain(right_a, right_b),
         num_decided=int((right_a != right_b).sum()),
     )
+
+
+def _gain(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> Interval:
+    """B's over A: drawn as the better one's, so that A and B exchanged give the same bounds."""
+    if right_b.sum() < right_a.sum():
+        return turned(paired_gain(right_b, right_a))
+    return paired_gain(right_a, right_b)
+
+
+def turned(gain: Interval) -> Interval:
+    """The same as the other one's."""
+    return Interval(-gain.value, -gain.high, -gain.low)
 
 
 def _sets_differ(a: Answered, b: Answered, num_common: int) -> list[str]:

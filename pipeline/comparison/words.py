@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.comparison.paired import FEWEST, Comparison, Paired
+from pipeline.comparison.paired import FEWEST, Comparison, Paired, turned
 from pipeline.evaluation.intervals import Interval
 
 _NAMES = {"knn": "kNN", "linear": "linear", "retrieval": "retrieval"}
@@ -65,7 +65,7 @@ def verdict(comparison: Comparison) -> str:
         if 0 < paired.num_decided < FEWEST and not paired.gain.low <= 0 <= paired.gain.high:
             line += f"; {paired.num_decided} images decide it, and fewer than {FEWEST} may be chance"
         return line
-    gain = paired.gain if better == "B" else _turned(paired.gain)
+    gain = paired.gain if better == "B" else turned(paired.gain)
     winner = comparison.names["AB".index(better)]
     return f"better: {better} ({winner}): {name} {_points(gain)} ({_bounds(gain)})"
 
@@ -80,11 +80,6 @@ def _row(protocol: str, paired: Paired) -> tuple[str, str, str, str, str, str]:
         _points(paired.gain),
         f"{low} to {high}",
     )
-
-
-def _turned(gain: Interval) -> Interval:
-    """A's over B."""
-    return Interval(-gain.value, -gain.high, -gain.low)
 
 
 def _points(gain: Interval) -> str:
