@@ -92,6 +92,16 @@ def test_an_absurd_rate_keeps_the_start(
     assert (run.gain.value, run.gain.low, run.gain.high) == (0, 0, 0)
 
 
+def test_where_every_labelled_image_is_held_out_nothing_is_chosen(
+    images: NDArray[np.uint8], tiny: Pretrain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is nothing to look among, and so no kNN: a run with `best` ended in a KeyError."""
+    labels = np.where(np.arange(len(LABELS)) % 2, LABELS, -1)
+    run = train(images, labels, changed_run(tiny, **{"monitor.holdout_fraction": 0.99, "keep": "best"}))
+    assert run.kept_epoch == tiny.epochs
+    assert "keep is best, but every labelled image is held out" in capsys.readouterr().out
+
+
 def test_without_labels_the_last_is_kept_and_it_is_said(
     tiny: Pretrain,
     images: NDArray[np.uint8],

@@ -75,6 +75,8 @@ class Watch:
         self.train_rows, self._holdout_rows = hold_out(labels, monitor, params.seed)
         self.cannot_choose = why_not_chosen_by(labels[self._holdout_rows])
         self._bank_rows = self.train_rows[labels[self.train_rows] != UNLABELLED][: monitor.bank_size]
+        if not len(self._bank_rows):
+            self.cannot_choose = self.cannot_choose or "every labelled image is held out"
         self._images, self._labels, self._k = images, labels, monitor.k
         self._lr_key = params.peak_lr[0]
         self._backbone, self._mean, self._std = backbone.module, mean, std
