@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from pipeline.artifacts import Artifacts
+from pipeline.evaluation.coverage import PROTOCOLS
 from tests.conftest import ROOT, clone_project
 from tests.processes import run
 
@@ -144,11 +145,12 @@ def test_an_experiment_on_a_folder_without_classes_runs_and_says_what_it_leaves_
         assert data.splits() == ["train"]
         assert set(data.read_manifest()["label"]) == {-1}
         scores = json.loads(data.metrics("evaluate").read_text())
-        assert set(scores.pop("left_out")) == {"knn", "linear", "linear_1pct", "linear_10pct", "retrieval"}
+        assert set(scores.pop("left_out")) == set(PROTOCOLS)
+        assert scores.pop("findings")["label"] == 0
         assert {subject: set(of_subject) for subject, of_subject in scores.items()} == {
-            "encoder": {"spread"},
-            "start": {"spread"},
-            "pixels": {"spread"},
+            "encoder": {"spread", "views", "hubness"},
+            "start": {"spread", "views"},
+            "pixels": {"spread", "views"},
         }
         assert "knn_top1" not in json.loads(data.metrics("pretrain").read_text())
         table = run("lookalike", "query", str(photographs / "palace/07.jpg"), "-k", "1", cwd=chain).stdout
