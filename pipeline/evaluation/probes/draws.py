@@ -19,8 +19,7 @@ def split_stratified(
     Returns:
         Rows of the first and of the second part, each sorted.
     """
-    order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]  # class by class, shuffled within
+    order = _class_by_class(labels, seed)
     is_one_of_its_class = np.diff(labels[order], prepend=-1) != 0
     rest = order[~is_one_of_its_class]
     num_classes = len(order) - len(rest)
@@ -39,8 +38,7 @@ def draw_of_each_class(labels: NDArray[np.int64], num_each: int, seed: int) -> N
         num_each: at least 1.
         seed: of the draw.
     """
-    order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]  # class by class, shuffled within
+    order = _class_by_class(labels, seed)
     _, firsts, counts = np.unique(labels[order], return_index=True, return_counts=True)
     place = np.arange(len(order)) - np.repeat(firsts, counts)
     return np.sort(order[place < num_each])
@@ -54,8 +52,12 @@ def split_in_folds(labels: NDArray[np.int64], num_folds: int, seed: int) -> NDAr
         num_folds: at least 2.
         seed: of the shuffle.
     """
-    order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
     folds = np.empty(len(labels), dtype=np.int64)
-    folds[order] = np.arange(len(labels)) % num_folds
+    folds[_class_by_class(labels, seed)] = np.arange(len(labels)) % num_folds
     return folds
+
+
+def _class_by_class(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """All rows, those of a class together and shuffled, [N]."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    return order[np.argsort(labels[order], kind="stable")]
