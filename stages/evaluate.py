@@ -17,9 +17,15 @@ from pipeline.atomic import atomic_folder
 from pipeline.encoder.finetuned import FinetuneFolder
 from pipeline.errors import plain_errors
 from pipeline.evaluation.coverage import PROTOCOLS, label_figures, left_out, remarks
-from pipeline.evaluation.findings.collection import find_faults
+from pipeline.evaluation.findings.collection import (
+    contents_of,
+    find_faults,
+    firsts_of,
+    leaked_ids,
+    of_other_contents,
+)
 from pipeline.evaluation.findings.label_errors import label_errors
-from pipeline.evaluation.findings.table import Finding, counts, write_findings
+from pipeline.evaluation.findings.table import Finding, counts, in_words, write_findings
 from pipeline.evaluation.label_free.hubness import hubness
 from pipeline.evaluation.label_free.spread import is_collapsed, spread
 from pipeline.evaluation.label_free.views import view_figures
@@ -71,19 +77,21 @@ def score_all(
     """Figures for the metrics, and the gains over the start; every table goes into the folder."""
     manifest = data.read_manifest()
     scored = scored_images(manifest)
-    neighbors = nearest_others(data)
-    faults = find_faults(neighbors.ids, neighbors.cosines, manifest, picture_of(data))
-    figures, outcomes = score(data, scored, faults.contents, params, device)
+    contents = contents_of(manifest)
+    every, distinct = nearest_others(data, contents)
+    others = of_other_contents(distinct.ids, contents)
+    splits = manifest["split"].to_numpy(dtype=object)
+    faults = find_faults(others, distinct.cosines, splits, contents, picture_of(data))
+    figures, outcomes = score(data, scored, contents, params, device)
     if "start" not in figures:  # one encoder
         figures["start"] = dict(figures["encoder"])
         outcomes |= {"start": outcomes["encoder"]} if outcomes else {}
-    figures["encoder"]["hubness"] = hubness(neighbors.ids)
-    found = [*faults.findings, *doubted_labels(data, scored, neighbors, figures, params, device)]
+    figures["encoder"]["hubness"] = hubness(every.ids)
+    found = [*faults, *doubted_labels(data, scored, others, figures, params, device)]
     figures["findings"] = counts(found, params.findings)
     print(f"evaluate: {in_words(figures['findings'])}: data/evaluation/findings.parquet", flush=True)
     test_ids = manifest.loc[manifest["split"] == "test", "id"].to_numpy()[scored.rows["test"]]
-    leaked = np.isin(test_ids, faults.leaked(params.findings))
-    add_headlines(figures, outcomes, leaked)
+    add_headlines(figures, outcomes, np.isin(test_ids, leaked_ids(faults, params.findings)))
     over_start = gains(outcomes) if outcomes else {}
     if over_start:
         figures["over_start"] = {name: gain.figures("top1") for name, gain in over_start.items()}
@@ -97,8 +105,8 @@ def score_all(
     return figures, over_start
 
 
-def nearest_others(data: Artifacts) -> Neighbors:
-    """Of every image, as the index finds them.
+def nearest_others(data: Artifacts, contents: NDArray[np.int64]) -> tuple[Neighbors, Neighbors]:
+    """Of every image among all, and among the first ones of their content, as the index finds them.
 
     Raises:
         UserError: the index is not of these embeddings.
@@ -107,7 +115,16 @@ def nearest_others(data: Artifacts) -> Neighbors:
     card = folder.read_card()
     folder.check_made_of(card, data)
     embeddings = [data.read_embeddings(split) for split in data.splits()]
-    return neighbors_of_all(folder.read_index(card), card.search_parameters, embeddings, _NEIGHBORS)
+    asked = folder.read_index(card), card.search_parameters, embeddings, _NEIGHBORS
+    every = neighbors_of_all(*asked)
+    firsts = np.isin(np.arange(len(contents)), firsts_of(contents))
+    if firsts.all():
+        return every, every
+    try:
+        return every, neighbors_of_all(*asked, among=firsts)
+    except RuntimeError:
+        print("evaluate: an index of this kind cannot leave copies out: what is like them may be missed")
+        return every, every
 
 
 def picture_of(data: Artifacts) -> Callable[[int], NDArray[np.uint8]]:
@@ -242,15 +259,14 @@ def one_line(subject: str, scores: dict[str, Scores]) -> str:
 def doubted_labels(
     data: Artifacts,
     scored: Scored,
-    neighbors: Neighbors,
+    neighbors: NDArray[np.int32],
     figures: dict[str, Any],
     params: Evaluate,
     device: torch.device,
 ) -> list[Finding]:
     """Labels of train and test that neighbours and a classifier would not have given."""
-    linear = figures["encoder"].get("linear")
-    if linear is None:
-        return []
+    strengths = sorted(params.linear.C)  # the middle one, where no probe has chosen
+    C = figures["encoder"].get("linear", {}).get("C", strengths[len(strengths) // 2])
     features, labels, ids = [], [], []
     first = 0
     for split in data.splits():
@@ -263,9 +279,9 @@ def doubted_labels(
     return label_errors(
         Labelled(np.concatenate(features), np.concatenate(labels)),
         np.concatenate(ids),
-        neighbors.ids,
+        neighbors,
         data.read_collection()["class_names"],
-        linear["C"],
+        C,
         params.linear.max_iterations,
         device,
     )
@@ -276,18 +292,6 @@ def add_headlines(figures: dict[str, Any], outcomes: OfSubjects, leaked: NDArray
     for subject, of_protocols in outcomes.items():
         for protocol, found in of_protocols.items():
             figures[subject][protocol] = headlines(found, leaked) | figures[subject][protocol]
-
-
-def in_words(found: dict[str, int]) -> str:
-    """Like `2 groups of near-duplicates, 1 pair across train and test`."""
-    names = {
-        "exact_copy": "groups of copies",
-        "near_duplicate": "of near-duplicates",
-        "train_test_pair": "pairs across train and test",
-        "outlier": "outliers",
-        "label": "doubtful labels",
-    }
-    return ", ".join(f"{found[kind]:,} {name}" for kind, name in names.items())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from PIL import Image, ImageEnhance
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from pipeline.evaluation.findings.collection import Faults, find_faults
+from pipeline.evaluation.findings.collection import contents_of, find_faults, leaked_ids, of_other_contents
 from pipeline.evaluation.findings.duplicates import (
     SURE_FROM,
     Pairs,
@@ -86,7 +86,7 @@ def test_altered_copies_are_found_and_nothing_else_is(photographs: list[Image.Im
     features[[number for number in range(300, 350) if number % 5 == 4]] = features_of(
         np.concatenate([pixels, mirrored[:, :, ::-1]])
     )[350:]
-    found = near_pairs(*brute_neighbors(features, 10), np.arange(350), lambda image_id: pixels[image_id])
+    found = near_pairs(*brute_neighbors(features, 10), lambda image_id: pixels[image_id])
     shown = {tuple(pair) for pair in found.ids[found.scores >= SHOWN.near_duplicate].tolist()}
     planted = {(number, 300 + number) for number in range(50)}
     assert len(planted - shown) <= 3  # of the ten that were cropped
@@ -152,21 +152,57 @@ def test_a_long_chain_of_equals_is_one_group() -> None:
 def test_equal_files_are_one_group_and_no_near_duplicates() -> None:
     contents = np.array([0, 1, 0, 2, 1, 0])
     assert [found.ids for found in exact_copies(contents)] == [(0, 2, 5), (1, 4)]
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
-    pixels[[2, 5]], pixels[4] = pixels[0], pixels[1]
-    features = pixels.reshape(6, -1).astype(np.float32)
-    near = near_pairs(*brute_neighbors(features, 5), contents, lambda image_id: pixels[image_id])
-    assert len(near.ids) == 0
+    neighbors = np.array([[2, 5, 1], [4, 0, 3], [0, 5, 1], [4, 1, -1], [1, 3, 2], [2, 0, 4]])
+    # of the contents 0, 1 and 2 the images 0, 1 and 3 stand for all; none of its own
+    expected = [[-1, -1, 1], [-1, 0, 3], [-1, -1, 1], [1, 1, -1], [-1, 3, 0], [-1, -1, 1]]
+    np.testing.assert_array_equal(of_other_contents(neighbors, contents), expected)
+
+
+def test_what_is_like_an_image_of_many_copies_is_found() -> None:
+    """85 images, 15 more in twelve copies each, and 10 of the 85 altered: copies are nobody's neighbours."""
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (100, 4, 4, 3), dtype=np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+    altered = np.clip(small[:10].astype(int) + rng.integers(-9, 10, small[:10].shape), 0, 255)
+    pixels = np.concatenate([small, *[small[85:]] * 11, altered.astype(np.uint8)])
+    contents = np.concatenate([np.arange(100), *[np.arange(85, 100)] * 11, np.arange(100, 110)])
+    features = pixels.reshape(len(pixels), -1).astype(np.float32) - 128
+    neighbors, cosines = brute_neighbors(features[: len(pixels)], len(pixels) - 1)
+    # the ten nearest among the first ones of their content, as the index gives them
+    firsts = np.unique(contents, return_index=True)[1]
+    kept = np.isin(neighbors, firsts)
+    nearest = [np.flatnonzero(row)[:10] for row in kept]
+    ids = np.stack([row[places] for row, places in zip(neighbors, nearest, strict=True)])
+    of_ids = np.stack([row[places] for row, places in zip(cosines, nearest, strict=True)])
+    splits = np.array(["train"] * (len(pixels) - 10) + ["test"] * 10, dtype=object)
+    found = find_faults(
+        of_other_contents(ids, contents), of_ids, splits, contents, lambda image_id: pixels[image_id]
+    )
+    pairs = {finding.ids for finding in found if finding.kind == "near_duplicate"}
+    assert pairs == {(number, 265 + number) for number in range(10)}
+    assert sum(finding.kind == "exact_copy" for finding in found) == 15
+    np.testing.assert_array_equal(leaked_ids(found, SHOWN), np.arange(265, 275))
+    assert not [finding for finding in found if finding.kind == "outlier" and finding.score > 10]
+
+
+def test_an_index_that_finds_too_few_gives_no_pair_with_nobody() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    neighbors, cosines = brute_neighbors(pixels.reshape(40, -1).astype(np.float32), 10)
+    neighbors[:30, -1] = -1
+    found = near_pairs(neighbors, cosines, lambda image_id: pixels[image_id])
+    assert (found.ids >= 0).all()
 
 
 def test_a_test_image_is_paired_with_the_training_image_most_like_it() -> None:
     contents = np.array([0, 1, 2, 3, 4, 0, 5])
     is_test = np.array([False, False, False, False, True, True, True])
     pairs = Pairs(np.array([[0, 4], [1, 4], [2, 3], [4, 6], [3, 5]]), np.array([0.95, 0.99, 1.0, 1.0, 0.99]))
-    found = {finding.ids: finding.score for finding in pairs_across(pairs, contents, ~is_test, is_test)}
-    assert found == {(1, 4): 0.99, (0, 5): 1.0}  # not within a split, and the same bytes before the like
-    faults = Faults([*pairs_across(pairs, contents, ~is_test, is_test)], contents)
-    np.testing.assert_array_equal(np.sort(faults.leaked(SHOWN)), [4, 5])
+    found = list(pairs_across(pairs, contents, ~is_test, is_test))
+    # not within a split, and the same bytes before the like
+    assert {finding.ids: finding.score for finding in found} == {(1, 4): 0.99, (0, 5): 1.0}
+    np.testing.assert_array_equal(np.sort(leaked_ids(found, SHOWN)), [4, 5])
+    copied = np.array([0, 1, 2, 3, 4, 4, 4])  # what is true of 4 is true of its copies
+    found = list(pairs_across(pairs, copied, ~is_test, is_test))
+    assert {finding.ids for finding in found} == {(1, 4), (1, 5), (1, 6)}
 
 
 def test_images_far_from_all_others_are_outliers() -> None:
@@ -175,11 +211,12 @@ def test_images_far_from_all_others_are_outliers() -> None:
     features = clouds.astype(np.float32)
     strangers = np.array([7, 130, 299])
     features[strangers] = rng.standard_normal((3, 16))
-    found = outliers(*brute_neighbors(features, 10))
+    found = outliers(np.arange(400), *brute_neighbors(features, 10))
     assert {finding.ids[0] for finding in found[:3]} == set(strangers.tolist())
     assert [finding.score >= SHOWN.outlier for finding in found[:4]] == [True, True, True, False]
-    assert outliers(np.empty((1, 0), np.int32), np.empty((1, 0), np.float32)) == []
-    assert outliers(*brute_neighbors(np.ones((30, 4), np.float32), 10)) == []
+    assert outliers(np.arange(1), np.empty((1, 0), np.int32), np.empty((1, 0), np.float32)) == []
+    constant = np.ones((30, 4)) + 1e-4 * rng.standard_normal((30, 4))
+    assert outliers(np.arange(30), *brute_neighbors(constant.astype(np.float32), 10)) == []
 
 
 def test_flipped_labels_of_the_default_collection_are_the_surest() -> None:
@@ -239,10 +276,13 @@ def test_labels_of_rare_classes_are_judged_or_left(counts_of: list[int]) -> None
 def test_of_a_few_images_all_is_looked_for(count: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
     neighbors = brute_neighbors(pixels.reshape(count, -1).astype(np.float32), min(10, count - 1))
-    manifest = pd.DataFrame({"split": ["train"] * count, "sha256": [f"{n:064x}" for n in range(count)]})
-    found = find_faults(*neighbors, manifest, lambda image_id: pixels[image_id])
-    assert all(finding.kind == "outlier" for finding in found.findings)
-    np.testing.assert_array_equal(found.contents, np.arange(count))
+    manifest = pd.DataFrame({"sha256": [f"{n:064x}" for n in range(count)]})
+    contents = contents_of(manifest)
+    np.testing.assert_array_equal(contents, np.arange(count))
+    splits = np.array(["train"] * count, dtype=object)
+    ids = of_other_contents(neighbors[0], contents)
+    found = find_faults(ids, neighbors[1], splits, contents, lambda image_id: pixels[image_id])
+    assert all(finding.kind == "outlier" for finding in found)
 
 
 def test_the_table_has_a_row_a_finding_the_surest_first(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ OWN_KEYS = {
     "finetune": ("finetune.seed", 0, 7),
     "embed": ("embed.batch_size", 256, 100),
     "index": ("index.num_queries", 1000, 10),
-    "evaluate": ("evaluate.retrieval.num_queries", 1000, 999),
+    "evaluate": ("evaluate.linear.seed", 0, 7),
     "report": ("report.num_queries", 8, 9),
 }
 

@@ -44,7 +44,7 @@ def find(
     while wanted:
         chosen = {name: value * thorough for name, value in parameters.items()}
         try:
-            params = _parameters(index, chosen, among)
+            params = search_parameters(index, chosen, among)
             similarities, ids = index.search(queries, wanted, params=params)
         except RuntimeError:
             if among is None:
@@ -62,8 +62,12 @@ def find(
     return answers
 
 
-def _parameters(index: faiss.Index, chosen: Mapping[str, int], among: NDArray[np.bool_] | None) -> Any:
-    """FAISS's own search parameters of this kind of index; None where it searches as it is."""
+def search_parameters(index: faiss.Index, chosen: Mapping[str, int], among: NDArray[np.bool_] | None) -> Any:
+    """FAISS's own search parameters of this kind of index; None where it searches as it is.
+
+    Raises:
+        RuntimeError: it cannot search within some of its ids; another kind may say so when it is asked.
+    """
     if not chosen and among is None:
         return None
     index = faiss.downcast_index(index)
@@ -76,12 +80,12 @@ def _parameters(index: faiss.Index, chosen: Mapping[str, int], among: NDArray[np
         if among is not None and isinstance(within, faiss.IndexPreTransform | faiss.IndexRefine):
             # it looks for a selector on top alone
             raise RuntimeError("FAISS would select by other ids there")
-        return _parameters(index.index, chosen, among)
+        return search_parameters(index.index, chosen, among)
     if isinstance(index, faiss.IndexRefine):
-        base = _parameters(index.base_index, chosen, among)
+        base = search_parameters(index.base_index, chosen, among)
         return kinds.IndexRefineSearchParameters(base_index_params=base)
     if isinstance(index, faiss.IndexPreTransform):
-        return kinds.SearchParametersPreTransform(index_params=_parameters(index.index, chosen, among))
+        return kinds.SearchParametersPreTransform(index_params=search_parameters(index.index, chosen, among))
     if isinstance(index, faiss.IndexIVF):
         return kinds.SearchParametersIVF(**selected, **chosen)
     if isinstance(index, faiss.IndexHNSW):

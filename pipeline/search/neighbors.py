@@ -7,8 +7,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.search.finding import search_parameters
 from pipeline.search.rows import chunks
-from pipeline.search.tuning import set_search_parameters
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ def neighbors_of_all(
     parameters: Mapping[str, int],
     embeddings: Sequence[NDArray[np.float32]],
     k: int,
+    among: NDArray[np.bool_] | None = None,
 ) -> Neighbors:
     """The k nearest others of each image, as the index finds them: it takes 8 k bytes an image.
 
@@ -37,16 +38,20 @@ def neighbors_of_all(
         parameters: of the search, as tuned.
         embeddings: parts of [N, D], in the order of the ids, of which a chunk is in memory at a time.
         k: of fewer others all.
+        among: which images may be found, [N]; None: all.
+
+    Raises:
+        RuntimeError: an index of this kind cannot search within some of its ids.
     """
-    set_search_parameters(index, parameters)
+    selected = search_parameters(index, parameters, among)
     count = index.ntotal
-    k = min(k, count - 1)
+    k = min(k, (count if among is None else int(among.sum())) - 1)
     found = Neighbors(np.empty((count, k), dtype=np.int32), np.empty((count, k), dtype=np.float32))
     for first, rows in chunks(embeddings):
-        cosines, ids = index.search(np.ascontiguousarray(rows), k + 1)
+        cosines, ids = index.search(np.ascontiguousarray(rows), k + 1, params=selected)
         here = slice(first, first + len(rows))
         is_own = ids == np.arange(first, first + len(rows))[:, None]
-        is_own[~is_own.any(axis=1), k] = True  # among so many equals that it is not found: the last goes
+        is_own[~is_own.any(axis=1), k] = True  # not among those that are found: the last goes
         found.ids[here] = ids[~is_own].reshape(len(rows), k)
         found.cosines[here] = cosines[~is_own].reshape(len(rows), k)
     return found

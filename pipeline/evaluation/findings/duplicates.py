@@ -52,22 +52,18 @@ def exact_copies(contents: NDArray[np.int64]) -> list[Finding]:
 
 
 def near_pairs(
-    neighbors: NDArray[np.integer],
-    cosines: NDArray[np.float32],
-    contents: NDArray[np.int64],
-    picture: Callable[[int], NDArray[np.uint8]],
+    neighbors: NDArray[np.integer], cosines: NDArray[np.float32], picture: Callable[[int], NDArray[np.uint8]]
 ) -> Pairs:
-    """Pairs that the embeddings hold unusually near, and whose pixels agree; not those of equal files.
+    """Pairs that the embeddings hold unusually near, and whose pixels agree.
 
     The embedding proposes, the pixels decide: two cats may be as near as one cat twice.
 
     Args:
         neighbors: ids of the nearest others of each image, [N, k]; -1 where there are no more.
         cosines: with these, [N, k].
-        contents: of each image, [N]; equal numbers are equal files.
         picture: gives an image's pixels by its id, uint8 [H, W, 3].
     """
-    ids = _candidates(neighbors, cosines, contents)
+    ids = _candidates(neighbors, cosines)
     involved, places = np.unique(ids, return_inverse=True)
     places = places.reshape(ids.shape)
     small = np.empty((len(involved), _SIDE * _SIDE * 3), dtype=np.uint8)
@@ -81,19 +77,16 @@ def near_pairs(
     return Pairs(ids[sure], scores[sure])
 
 
-def _candidates(
-    neighbors: NDArray[np.integer], cosines: NDArray[np.float32], contents: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _candidates(neighbors: NDArray[np.integer], cosines: NDArray[np.float32]) -> NDArray[np.int64]:
     """Pairs that are nearer than images of this collection usually are, [P, 2], each once."""
-    if neighbors.shape[1] == 0:
+    distances = np.where(neighbors >= 0, np.sqrt(np.maximum(2 - 2 * cosines, 0)), np.inf)
+    farthest = distances[:, -1:]
+    if not np.isfinite(farthest).any():
         return np.empty((0, 2), dtype=np.int64)
-    distances = np.sqrt(np.maximum(2 - 2 * cosines, 0))
-    distances[neighbors < 0] = np.inf
-    usual = np.median(distances[:, -1])
+    usual = np.median(farthest[np.isfinite(farthest)])
     near = np.argwhere(distances <= _NEAR * usual)
     near = near[np.argsort(distances[near[:, 0], near[:, 1]], kind="stable")]
     ids = np.stack([near[:, 0], neighbors[near[:, 0], near[:, 1]].astype(np.int64)], axis=1)
-    ids = ids[contents[ids[:, 0]] != contents[ids[:, 1]]]
     ids.sort(axis=1)
     _, firsts = np.unique(ids[:, 0] * len(neighbors) + ids[:, 1], return_index=True)
     found: NDArray[np.int64] = ids[np.sort(firsts)[:_MOST_PAIRS]]
@@ -185,21 +178,22 @@ def pairs_across(
     """For each test image that stands in the training images too, the one that is most like it.
 
     Args:
-        pairs: that look the same.
+        pairs: that look the same; what is true of an image is true of all files that are equal to it.
         contents: of each image, [N]; equal numbers are equal files.
         is_train: of each image, [N].
         is_test: likewise.
     """
     train_ids, test_ids = np.flatnonzero(is_train), np.flatnonzero(is_test)
     of_train, firsts = np.unique(contents[train_ids], return_index=True)
-    both = test_ids[np.isin(contents[test_ids], of_train)]
-    twins = train_ids[firsts[np.searchsorted(of_train, contents[both])]]
-    best = {test_id: (1.0, twin) for test_id, twin in zip(both.tolist(), twins.tolist(), strict=True)}
-    for (first, second), score in zip(pairs.ids.tolist(), pairs.scores.tolist(), strict=True):
-        for test_id, train_id in ((first, second), (second, first)):
-            if is_test[test_id] and is_train[train_id] and score > best.get(test_id, (0.0, 0))[0]:
-                best[test_id] = (score, train_id)
-    for test_id, (score, train_id) in best.items():
-        same = contents[test_id] == contents[train_id]
-        what = "the same bytes" if same else f"pixels correlate at {score:.3f}"
-        yield Finding("train_test_pair", (train_id, test_id), score, f"in train and in test: {what}")
+    twin_of = dict(zip(of_train.tolist(), train_ids[firsts].tolist(), strict=True))
+    best = {content: (1.0, twin_of[content]) for content in contents[test_ids].tolist() if content in twin_of}
+    for pair, score in zip(contents[pairs.ids].tolist(), pairs.scores.tolist(), strict=True):
+        for content, other in (pair, pair[::-1]):
+            if other in twin_of and score > best.get(content, (0.0, 0))[0]:
+                best[content] = (score, twin_of[other])
+    for test_id in test_ids.tolist():
+        if contents[test_id] in best:
+            score, train_id = best[contents[test_id]]
+            same = contents[test_id] == contents[train_id]
+            what = "the same bytes" if same else f"pixels correlate at {score:.3f}"
+            yield Finding("train_test_pair", (train_id, test_id), score, f"in train and in test: {what}")

@@ -6,30 +6,34 @@ from numpy.typing import NDArray
 from pipeline.evaluation.findings.table import Finding
 
 _KEPT_SHARE, _FEWEST_KEPT, _MOST_KEPT = 0.01, 20, 1000
+_SMALLEST_DEVIATION = 1e-3  # of a distance in float32, rounding is about half of that
 _MAD_OF_NORMAL = 1.4826  # standard deviations that a median absolute deviation of 1 is, were it normal
 
 
-def outliers(neighbors: NDArray[np.integer], cosines: NDArray[np.float32]) -> list[Finding]:
+def outliers(
+    ids: NDArray[np.int64], neighbors: NDArray[np.integer], cosines: NDArray[np.float32]
+) -> list[Finding]:
     """The images farthest from their own nearest: a hundredth of the collection, at least 20, at most 1,000.
 
     The score is how many deviations the mean distance to the nearest is above the median of all, in units of
     the median absolute deviation, which the outliers themselves hardly move.
 
     Args:
+        ids: of the images, [N].
         neighbors: ids of the nearest others of each image, [N, k]; -1 where there are no more.
         cosines: with these, [N, k].
 
     Source: Ramaswamy et al. 2000, Efficient Algorithms for Mining Outliers (distance to the k nearest);
     Iglewicz and Hoaglin 1993, How to Detect and Handle Outliers (the modified z-score).
     """
-    if neighbors.shape[1] == 0:
+    if neighbors.size == 0:
         return []
     is_found = neighbors >= 0
     distances = np.where(is_found, np.sqrt(np.maximum(2 - 2 * cosines, 0)), 0.0)
     means = distances.sum(axis=1) / np.maximum(is_found.sum(axis=1), 1)
     usual = float(np.median(means))
     deviation = _MAD_OF_NORMAL * float(np.median(np.abs(means - usual)))
-    if deviation == 0:
+    if deviation < _SMALLEST_DEVIATION:
         return []
     scores = (means - usual) / deviation
     num_kept = min(_MOST_KEPT, max(_FEWEST_KEPT, round(_KEPT_SHARE * len(means))))
@@ -37,10 +41,10 @@ def outliers(neighbors: NDArray[np.integer], cosines: NDArray[np.float32]) -> li
     return [
         Finding(
             "outlier",
-            (int(image_id),),
-            float(scores[image_id]),
-            f"its nearest are {means[image_id]:.2f} away, where {usual:.2f} is usual",
+            (int(ids[row]),),
+            float(scores[row]),
+            f"its nearest are {means[row]:.2f} away, where {usual:.2f} is usual",
         )
-        for image_id in farthest
-        if scores[image_id] > 0
+        for row in farthest
+        if scores[row] > 0
     ]

@@ -72,3 +72,15 @@ def counts(findings: Iterable[Finding], params: Findings) -> dict[str, int]:
             seen.update(group.ids)
     of_kind["near_duplicate"] = num_groups
     return {str(kind): of_kind[kind] for kind in KINDS}
+
+
+def in_words(found: dict[str, int]) -> str:
+    """Like `2 groups of near-duplicates, 1 pair across train and test`."""
+    names = {
+        "exact_copy": "groups of copies",
+        "near_duplicate": "of near-duplicates",
+        "train_test_pair": "pairs across train and test",
+        "outlier": "outliers",
+        "label": "doubtful labels",
+    }
+    return ", ".join(f"{found[kind]:,} {name}" for kind, name in names.items())
