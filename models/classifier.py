@@ -31,9 +31,7 @@ class CosineClassifier(nn.Module):
         return embeddings_BD @ F.normalize(self.directions, dim=1).T / self._temperature
 
 
-def class_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """The mean of each class, [N, D] with classes [N] -> [K, D]; of a class without any image, zero."""
+def class_sums(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """The sum of each class, as long as it is many: [N, D] with classes [N] -> [K, D]; of none, zero."""
     # a product with one-hot rows: adding at indexes has no fixed order on a GPU
-    members_KN = F.one_hot(labels, num_classes).T.to(embeddings.dtype)
-    counts = members_KN.sum(dim=1, keepdim=True).clamp(min=1)
-    return torch.mm(members_KN, embeddings) / counts
+    return torch.mm(F.one_hot(labels, num_classes).T.to(embeddings.dtype), embeddings)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import normalized_mutual_info_score
 
 from pipeline.evaluation.coverage import PROTOCOLS, SHARES, label_figures, left_out, remarks
 from pipeline.evaluation.labelled import Labelled
@@ -65,19 +66,28 @@ def test_whatever_labels_there_are_each_protocol_is_scored_or_left_out_with_its_
 
 
 def test_few_labels_are_left_out_where_a_class_would_have_fewer_than_two() -> None:
-    assert left_out(repeated(20, 20, 20, 20), repeated(5, 5)) == {
+    assert left_out(repeated(20, 20, 20, 20), repeated(10, 10)) == {
         "linear_1pct": "1% of 80 labels is 1, fewer than two for each of 4 classes",
         "linear_5pct": "5% of 80 labels is 4, fewer than two for each of 4 classes",
     }
-    assert left_out(repeated(200, 200), repeated(5, 5)) == {}
-    few = left_out(repeated(9, 5), repeated(5, 5))
+    assert left_out(repeated(200, 200), repeated(10, 10)) == {}
+    few = left_out(repeated(9, 5), repeated(10, 10))
     assert list(few) == [*SHARES, "linear_16shot"]
     assert few["linear_16shot"] == "no class has more than 16 labelled training images: that is all of them"
     assert "linear_1shot" in left_out(repeated(1, 1, 1), repeated(5, 5))
 
 
+def test_clusters_of_few_images_are_left_out_since_they_agree_with_any_classes() -> None:
+    rng = np.random.default_rng(0)
+    flattered = normalized_mutual_info_score(np.arange(200).repeat(2), rng.integers(0, 200, 400))
+    assert flattered > 0.8
+    why = "fewer than 10 labelled test images a class"
+    assert left_out(repeated(*[40] * 200), repeated(*[2] * 200))["clusters"] == why
+    assert "clusters" not in left_out(repeated(*[40] * 200), repeated(*[10] * 200))
+
+
 def test_what_nothing_can_be_learned_from_is_said() -> None:
-    one = left_out(repeated(20), repeated(3, 3))
+    one = left_out(repeated(20), repeated(10, 10))
     assert set(one) == set(PROTOCOLS) - {"retrieval", "clusters"}
     assert set(one.values()) == {"all labelled training images are of one class"}
     assert set(left_out(repeated(), repeated(3)).values()) == {"no training image has a label"}

@@ -298,6 +298,17 @@ def test_copies_of_a_query_are_no_answers_to_it() -> None:
     assert alone["top1"] < 1  # type: ignore[operator]
 
 
+def test_a_perfect_encoder_of_few_images_has_a_precision_of_one() -> None:
+    """The query and its copies are among none of the ten."""
+    train = Labelled(np.eye(2, dtype=np.float32).repeat(4, axis=0), np.arange(2).repeat(4))
+    test = Labelled(np.eye(2, dtype=np.float32)[:1], np.array([0]))
+    found = retrieve(train, test, Retrieval(num_queries=1, seed=0), CPU)
+    assert found.figures["precision_at_10"].tolist() == [4 / 8]  # of its class there are four
+    alone = Labelled(train.features[:4], train.labels[:4])
+    found = retrieve(alone, test, Retrieval(num_queries=1, seed=0), CPU)
+    assert found.figures["precision_at_10"].tolist() == [1.0]
+
+
 def test_an_image_whose_class_has_only_copies_of_it_does_not_ask() -> None:
     np.testing.assert_array_equal(askable(np.array([0, 1]), np.array([0, 1]), np.array([5, 6, 5, 7])), [1])
     np.testing.assert_array_equal(askable(np.array([0, 1]), np.array([0, 1])), [0, 1])

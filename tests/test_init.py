@@ -129,6 +129,22 @@ def test_an_upgrade_keeps_what_is_frozen_and_stages_of_ones_own(tmp_path: Path) 
     assert run_lookalike("upgrade", cwd=project).stdout == "nothing to change\nnext: dvc repro\n"
 
 
+def test_a_stage_of_ones_own_that_is_called_like_a_new_one_is_not_lost(tmp_path: Path) -> None:
+    run_lookalike("init", "shop", cwd=tmp_path)
+    chain = tmp_path / "shop/dvc.yaml"
+    own = chain.read_text().replace("cmd: python -m stages.report", "cmd: make report.pdf")
+    chain.write_text(own + "vars:\n  - shop: places\n")
+    line = fails(2, "lookalike", "upgrade", cwd=tmp_path / "shop")
+    assert "stage 'report' is one of yours, and this version has one of that name: rename yours" in line
+    assert "make report.pdf" in chain.read_text()
+    chain.write_text(own.replace("  report:", "  pdf:", 1) + "vars:\n  - shop: places\n")
+    assert run_lookalike("upgrade", cwd=tmp_path / "shop").stdout.startswith("dvc.yaml: written anew")
+    after = YAML(typ="safe").load(chain)
+    assert after["stages"]["pdf"]["cmd"] == "make report.pdf"
+    assert after["stages"]["report"]["cmd"] == "python -m stages.report"
+    assert after["vars"] == [{"shop": "places"}]
+
+
 @pytest.mark.parametrize("params", ["lr: 0.1\nmodel: {depth: 5}\n", "", "- 1\n", "dataset: {}\n"])
 def test_a_project_of_another_kind_is_not_upgraded(tmp_path: Path, params: str) -> None:
     (tmp_path / "params.yaml").write_text(params)

@@ -55,6 +55,8 @@ def test_a_perfect_encoder_knows_its_views_and_a_constant_one_by_chance_alone() 
     assert perfect["consistency"] == 1
     constant = view_figures(np.ones((20, 4), np.float32), np.ones((20, 4), np.float32))
     assert constant["consistency"] == pytest.approx(1 / 20)
+    triples = np.random.default_rng(0).standard_normal((10, 37)).astype(np.float32).repeat(3, axis=0)
+    assert view_figures(triples, triples)["consistency"] == pytest.approx(1 / 3)
 
 
 def test_a_constant_encoder_is_called_collapsed_and_no_other() -> None:

@@ -57,6 +57,16 @@ def test_images_are_compared_in_pairs() -> None:
     assert others.low < -0.1 < 0.1 < others.high
 
 
+def test_so_few_images_that_chance_would_do_it_prove_nothing() -> None:
+    """Of two images that are both better the bootstrap draws no other, and five alike are chance in 16."""
+    for num_better, beyond in ((1, False), (2, False), (5, False), (6, True)):
+        gain = paired_gain(np.zeros(num_better, np.bool_), np.ones(num_better, np.bool_))
+        assert gain.value == 1
+        assert (gain.low > 0) is beyond
+        loss = paired_gain(np.ones(num_better, np.bool_), np.zeros(num_better, np.bool_))
+        assert (loss.high < 0) is beyond
+
+
 def test_the_pairs_cover_the_true_gain_as_often_as_they_say() -> None:
     rng = np.random.default_rng(0)
     covered = 0

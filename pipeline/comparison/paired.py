@@ -8,11 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline.comparison.answered import PROTOCOLS, Answered
 from pipeline.errors import UserError
-from pipeline.evaluation.intervals import Interval, paired_gain
-
-# That five images differ and all of them alike, chance does once in 16 (a sign test, two-sided): fewer than
-# six are never beyond it at 95 %. The bootstrap does not know that: it draws from what it has seen.
-FEWEST = 6
+from pipeline.evaluation.intervals import FEWEST, Interval, paired_gain
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Paired:
     @property
     def better(self) -> str | None:
         """`A` or `B` where the difference is beyond chance, else None."""
-        if self.num_decided < FEWEST or self.gain.low <= 0 <= self.gain.high:
+        if self.gain.low <= 0 <= self.gain.high:
             return None
         return "B" if self.gain.value > 0 else "A"
 

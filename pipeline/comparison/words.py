@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.comparison.paired import FEWEST, Comparison, Paired, turned
-from pipeline.evaluation.intervals import Interval
+from pipeline.comparison.paired import Comparison, Paired, turned
+from pipeline.evaluation.intervals import FEWEST, Interval
 
 _NAMES = {"knn": "kNN", "linear": "linear", "retrieval": "retrieval"}
 _MOST_DECIMALS = 4
@@ -62,7 +62,7 @@ def verdict(comparison: Comparison) -> str:
     better = paired.better
     if better is None:
         line = f"no difference: {name} {_points(paired.gain)} for B ({_bounds(paired.gain)})"
-        if 0 < paired.num_decided < FEWEST and not paired.gain.low <= 0 <= paired.gain.high:
+        if 0 < paired.num_decided < FEWEST:
             line += f"; {paired.num_decided} images decide it, and fewer than {FEWEST} may be chance"
         return line
     gain = paired.gain if better == "B" else turned(paired.gain)

@@ -19,8 +19,7 @@ class FinetuneFolder:
     """A fine-tuned encoder and its embeddings of the scored images; where it is off, its card alone.
 
     The card says how many `epochs` it learned, 0 where it is off; else also from what `share` of the labels,
-    so many `num_images` of `num_classes`; how far torch and onnxruntime are apart; and the hash of the
-    collection.
+    so many `num_images`; how far torch and onnxruntime are apart; and the hash of the collection.
     """
 
     path: Path

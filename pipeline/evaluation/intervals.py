@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+FEWEST = 6  # images that must differ, that a difference can be beyond chance
 _DRAWS = 2000
 _SEED = 0
 _BOUNDS = (2.5, 97.5)  # per cent
@@ -63,6 +64,10 @@ def paired_gain(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Interval
     An image is better, as good or worse, so a draw of N images with replacement is one of three counts, and
     the 2,000 draws cost no memory.
 
+    The bootstrap knows only what it has seen: of two images that are both better it draws no worse one. So
+    where fewer than six images differ, the interval holds 0 whatever they say: that five agree, chance does
+    once in 16 (a sign test, two-sided).
+
     Args:
         before: whether each image was right, [N], at least one.
         after: likewise, the same images in the same order.
@@ -75,4 +80,6 @@ def paired_gain(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Interval
     drawn = np.random.default_rng(_SEED).multinomial(len(difference), counts / counts.sum(), size=_DRAWS)
     gains = (drawn[:, 2] - drawn[:, 0]) / len(difference)
     low, high = np.percentile(gains, _BOUNDS)
+    if counts[0] + counts[2] < FEWEST:
+        low, high = min(low, 0.0), max(high, 0.0)
     return Interval(float(difference.mean()), float(low), float(high))

@@ -110,7 +110,8 @@ def retrieve(train: Labelled, test: Labelled, params: Retrieval, device: torch.d
         relevant = (label_of[order] == label_of[itself]) & ~is_copy.gather(1, order)
         of_rows = relevant.cpu().numpy()
         answers.append(Answers(labels[order[:, 0].cpu().numpy()], of_rows.argmax(axis=1)))
-        figures += [measures(of_query) for of_query in of_rows]
+        ranked = (~is_copy).sum(dim=1).tolist()
+        figures += [measures(*of_query) for of_query in zip(of_rows, ranked, strict=True)]
     of_all = {name: np.array([of_query[name] for of_query in figures]) for name in figures[0]}
     return Retrieved(queries, joined(answers), of_all)
 
@@ -137,11 +138,12 @@ def cosines(
     return found
 
 
-def measures(relevant: NDArray[np.bool_]) -> dict[str, float]:
+def measures(relevant: NDArray[np.bool_], num_ranked: int | None = None) -> dict[str, float]:
     """What one ranking is worth.
 
     Args:
         relevant: whether each image is of the query's class, ranked from the best, [N], not all false.
+        num_ranked: how many of them count, from the first on; None: all. The others are the query and copies.
 
     Returns:
         With R the number of relevant ones: `precision_at_10`, the share of the ten nearest that are (of fewer
@@ -156,7 +158,7 @@ def measures(relevant: NDArray[np.bool_]) -> dict[str, float]:
     is_early = ranks <= num_relevant
     num_in_ten = int((ranks <= _PRECISION_AT).sum())
     return {
-        "precision_at_10": num_in_ten / min(_PRECISION_AT, len(relevant)),
+        "precision_at_10": num_in_ten / min(_PRECISION_AT, num_ranked or len(relevant)),
         "recall_at_10": num_in_ten / num_relevant,
         "r_precision": float(is_early.mean()),
         "map_at_r": float(precisions[is_early].sum() / num_relevant),

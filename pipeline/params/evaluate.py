@@ -44,7 +44,7 @@ class Retrieval(Section):
 class Findings(Section):
     """From which score on a finding is shown; the file holds more of them."""
 
-    near_duplicate: Annotated[float, Field(gt=0, le=1)]
+    near_duplicate: Annotated[float, Field(ge=0.9, le=1)]
     outlier: Positive
     label: Annotated[float, Field(gt=0, le=1)]
 

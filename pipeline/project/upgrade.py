@@ -78,12 +78,19 @@ def _chain() -> tuple[str, bool]:
             f"{CHAIN}: has no stages: restore it, or remove it, and run 'lookalike upgrade' again"
         )
     chain = as_written(text, str(CHAIN))
-    own = as_written(read_text(CHAIN), str(CHAIN))["stages"]
-    kept = False
+    own = as_written(read_text(CHAIN), str(CHAIN))
+    others = [name for name in own if name not in chain]  # artifacts, vars
+    chain.update({name: own[name] for name in others})
+    kept = bool(others)
     for name, stage in stages.items():
         if name not in chain["stages"]:
-            chain["stages"][name] = own[name]
+            chain["stages"][name] = own["stages"][name]
             kept = True
+        elif isinstance(stage, Mapping) and stage.get("cmd") != chain["stages"][name]["cmd"]:
+            raise UserError(
+                f"{CHAIN}: stage {name!r} is one of yours, and this version has one of that name: "
+                "rename yours"
+            )
         elif isinstance(stage, Mapping) and stage.get("frozen"):  # by 'dvc freeze'
             chain["stages"][name]["frozen"] = True
             kept = True

@@ -27,7 +27,6 @@ def nearest(
 
     Returns:
         Cosines float32 [Q, k] from the largest down, and rows int64 [Q, k]; k is cut to what can be found.
-        Of equal cosines the smaller row stands first.
     """
     num_rows = sum(map(len, banks)) - (itself is not None)
     k = min(k, num_rows)

@@ -1,7 +1,5 @@
 """The map's layout: embeddings of many dimensions on a plane, near ones near, the same in every run."""
 
-import os
-
 import numpy as np
 from numpy.typing import NDArray
 from openTSNE import TSNE
@@ -67,7 +65,7 @@ def _points(reduced: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
         early_exaggeration_iter=_STEPS[0],
         n_iter=_STEPS[1],
         neighbors="exact",
-        n_jobs=int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0)),
+        n_jobs=-1,
         random_state=seed,
     )
     return np.asarray(tsne.fit(reduced), dtype=np.float64)

@@ -30,7 +30,7 @@ def of_other_contents(neighbors: NDArray[np.integer], contents: NDArray[np.int64
         neighbors: ids of the nearest others of each image, [N, k]; -1 where there are no more.
         contents: of each image, [N].
     """
-    found = firsts_of(contents).astype(np.int32)[contents[neighbors]]
+    found: NDArray[np.int32] = firsts_of(contents).astype(np.int32)[contents[neighbors]]
     found[(neighbors < 0) | (contents[neighbors] == contents[:, None])] = -1
     return found
 

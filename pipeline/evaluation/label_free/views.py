@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 from pipeline.evaluation.intervals import mean_interval
 from pipeline.evaluation.knn import normalize
 
+_ROUNDING = 1e-12  # of a cosine in float64
+
 
 def view_figures(features: NDArray[np.float32], of_views: NDArray[np.float32]) -> dict[str, float]:
     """Alignment and consistency.
@@ -24,7 +26,8 @@ def view_figures(features: NDArray[np.float32], of_views: NDArray[np.float32]) -
     cosines = views @ unit.T
     own = np.diag(cosines)
     nearest = cosines.max(axis=1)
-    num_nearest = (cosines == nearest[:, None]).sum(axis=1)
-    found = np.where(own == nearest, 1 / num_nearest, 0.0)
+    # equal rows may differ in the last bit of their products
+    is_nearest = cosines >= nearest[:, None] - _ROUNDING
+    found = np.where(own >= nearest - _ROUNDING, 1 / is_nearest.sum(axis=1), 0.0)
     distances = np.square(unit - views).sum(axis=1)
     return {"alignment": float(distances.mean())} | mean_interval(found).figures("consistency")

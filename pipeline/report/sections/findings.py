@@ -18,6 +18,7 @@ _DRAWN_IMAGES = 500  # of a kind, likewise
 _COUNTED = 5000  # of a kind that the slider counts; it goes no lower
 _IMAGES = 12  # of a group; the others are counted
 _NAMES = 3  # files that a finding names
+_IDS = 100  # of a group, in the CSV; findings.parquet has all
 _GROUPS = "near_duplicate"  # the one kind whose findings hold one another
 
 
@@ -177,7 +178,8 @@ def _gallery(kind: Kind, table: pd.DataFrame, album: Album, thresholds: Mapping[
     until = untils(groups, scores) if kind.name == _GROUPS else [None] * len(groups)
     num_counted, num_drawn = min(len(groups), _COUNTED), _num_drawn(groups)
     low, high, step = _slider(scores, num_counted)
-    threshold = min(high, max(low, _threshold(kind, thresholds, low)))
+    threshold = max(low, _threshold(kind, thresholds, low))
+    high = max(high, threshold)  # it may be that none of them is so sure
     at = [is_shown(score, end, threshold) for score, end in zip(scores, until, strict=True)]
     reasons = [printable(str(why)) for why in table["why"].iloc[:num_drawn]]
     rows: list[list[Cell]] = [
@@ -186,7 +188,7 @@ def _gallery(kind: Kind, table: pd.DataFrame, album: Album, thresholds: Mapping[
             scores[row],
             until[row],
             len(groups[row]),
-            *((" ".join(map(str, groups[row])), reasons[row]) if row < num_drawn else ("", "")),
+            *((" ".join(map(str, groups[row][:_IDS])), reasons[row]) if row < num_drawn else ("", "")),
         ]
         for row in range(num_counted)
     ]
@@ -205,7 +207,7 @@ def _gallery(kind: Kind, table: pd.DataFrame, album: Album, thresholds: Mapping[
             )
             for row in range(num_drawn)
         ],
-        threshold=threshold if kind.threshold is not None and high > low + step else None,
+        threshold=threshold if kind.threshold is not None and high > low else None,
         low=low,
         high=high,
         step=step,

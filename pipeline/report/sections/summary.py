@@ -27,7 +27,7 @@ _MEASURES = (
     ("precision at 10", "retrieval", "precision_at_10"),
     (_BETTER, "retrieval", "map_at_r"),
     (_WORSE, "retrieval", "map"),
-    ("clusters agree with classes (NMI)", "clusters", "nmi"),
+    ("clusters agree with classes (adjusted Rand index)", "clusters", "ari"),
     ("an image finds its own augmented view", "views", "consistency"),
 )
 _CHARTED = ("knn", "linear", "retrieval")
@@ -167,7 +167,7 @@ def _headline(gain: Interval | None, trained: Trained) -> str:
     if trained.kept_epoch == 0:
         return "Training did not help: the start was kept"
     if gain is None:
-        return "Trained, and without labels to score it by"
+        return "Trained, and with no kNN to score it by"
     if gain.low > 0:
         return "Training helped"
     return "Training made it worse" if gain.high < 0 else "Training made no difference beyond chance"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.classifier import CosineClassifier, class_means
+from models.classifier import CosineClassifier, class_sums
 from models.frozen import freeze
 from models.weights import CENTER, weights_on_cpu
 from pipeline.params.finetune import Finetune
@@ -88,8 +88,8 @@ class Tuner:
         size = images[rows[:1]].shape[1]
         self._views = light_views(params.views, size)
         self._generator = torch.Generator(device).manual_seed(params.seed)
-        means = self._means(images, rows, torch.from_numpy(labels))
-        self._classifier = CosineClassifier(means, params.temperature).to(device)
+        sums = self._class_sums(images, rows, labels)
+        self._classifier = CosineClassifier(sums, params.temperature).to(device)
         self._backbone.train()
         if params.batch_norm == "frozen":
             freeze(self._backbone, 0, batch_norms=True)
@@ -141,14 +141,15 @@ class Tuner:
         return F.normalize(features.float(), dim=1)
 
     @torch.no_grad()
-    def _means(self, images: Images, rows: NDArray[np.int64], labels: Tensor) -> Tensor:
-        """Of the start's embeddings, [K, D]."""
+    def _class_sums(self, images: Images, rows: NDArray[np.int64], labels: NDArray[np.int64]) -> Tensor:
+        """Of the start's embeddings, [K, D]; in the direction of a class's mean."""
         self._backbone.eval()
-        found = []
-        for part in np.array_split(rows, math.ceil(len(rows) / _AT_ONCE)):
-            pixels = torch.from_numpy(images[part]).to(self.device).permute(0, 3, 1, 2) / 255
-            found.append(self._embeddings(pixels).cpu())
-        return class_means(torch.cat(found), labels, int(labels.max()) + 1)
+        num_classes, found = int(labels.max()) + 1, torch.zeros(())
+        for part in np.array_split(np.arange(len(rows)), math.ceil(len(rows) / _AT_ONCE)):
+            pixels = torch.from_numpy(images[rows[part]]).to(self.device).permute(0, 3, 1, 2) / 255
+            of_part = self._embeddings(pixels).cpu()
+            found = found + class_sums(of_part, torch.from_numpy(labels[part]), num_classes)
+        return found
 
 
 def _schedule(params: Finetune) -> Optimizer:
