@@ -5,6 +5,7 @@ import hashlib
 import html.parser
 import io
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from pipeline.arrays import Stacked
 from pipeline.artifacts import Artifacts
 from pipeline.params.reader import Params
 from pipeline.report import nearest as nearest_module
+from pipeline.report import tsne
 from pipeline.report.nearest import nearest
 from pipeline.report.page import make_page
 from pipeline.report.run import Run, read_run
@@ -174,6 +176,14 @@ def test_queries_are_of_different_classes_while_there_are_any(tmp_path: Path) ->
     assert len(choose_queries(made, 100, seed=0)) == 30  # no more than there are
 
 
+@pytest.mark.parametrize(("asked", "found"), [("3", 3), ("4,2", 4), ("", None), ("0", None), ("many", None)])
+def test_threads_are_as_many_as_openmp_is_told(
+    asked: str, found: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert tsne._num_threads() == (found or len(os.sched_getaffinity(0)))
+
+
 # --- findings
 
 
@@ -213,9 +223,29 @@ def test_of_many_findings_the_surest_are_drawn_and_the_rest_counted(page_of: Pag
     figure = data_of(page, "figures")["findings-outlier"]
     assert len(figure["rows"]) == 5000
     assert sum("hidden" in attrs for tag, attrs in Elements(page).elements if tag == "li") == 200 - 24
-    assert "outliers (5,000" not in words_of(page)
+    at = sum(50 - 0.005 * i >= float(value_of_slider(page)) for i in range(6000))
+    assert f"outliers ({at:,} images)" in words_of(page)
     slider = next(attrs for tag, attrs in Elements(page).elements if attrs.get("class") == "slider")
     assert float(slider["min"] or 0) >= 50 - 0.005 * 4999  # no lower than what is counted
+
+
+def value_of_slider(page: str) -> str:
+    slider = next(attrs for _, attrs in Elements(page).elements if attrs.get("class") == "slider")
+    return slider["value"] or ""
+
+
+def test_what_is_less_sure_than_the_params_ask_is_not_shown_be_it_alone(page_of: PageOf) -> None:
+    page = page_of(Made(findings=[("train_test_pair", [3, 95], 0.92, "alike")]))
+    assert float(value_of_slider(page)) == 0.95  # of the page's params
+    assert "in train and in test (0 pairs, 0 images)" in words_of(page)
+
+
+def test_a_group_of_thousands_is_counted_and_not_written_out(page_of: PageOf) -> None:
+    page = page_of(Made(findings=[("exact_copy", list(range(120)) * 50, 1.0, "6,000 files")]))
+    figure = data_of(page, "figures")["findings-exact_copy"]
+    row = dict(zip(figure["columns"], figure["rows"][0], strict=True))
+    assert row["num_images"] == 6000
+    assert len(row["ids"].split()) == 100
 
 
 # --- the page as a whole

@@ -1,5 +1,7 @@
 """The map's layout: embeddings of many dimensions on a plane, near ones near, the same in every run."""
 
+import os
+
 import numpy as np
 from numpy.typing import NDArray
 from openTSNE import TSNE
@@ -65,10 +67,18 @@ def _points(reduced: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
         early_exaggeration_iter=_STEPS[0],
         n_iter=_STEPS[1],
         neighbors="exact",
-        n_jobs=-1,
+        n_jobs=_num_threads(),
         random_state=seed,
     )
     return np.asarray(tsne.fit(reduced), dtype=np.float64)
+
+
+def _num_threads() -> int:
+    """As OpenMP would have it: openTSNE asks nobody, and two on one core wait for each other."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # `4,2` is of two levels
+    if asked.isdigit() and int(asked):
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_unit_square(points: NDArray[np.float64]) -> NDArray[np.float32]:
