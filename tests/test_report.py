@@ -223,7 +223,8 @@ def test_of_many_findings_the_surest_are_drawn_and_the_rest_counted(page_of: Pag
     figure = data_of(page, "figures")["findings-outlier"]
     assert len(figure["rows"]) == 5000
     assert sum("hidden" in attrs for tag, attrs in Elements(page).elements if tag == "li") == 200 - 24
-    at = sum(50 - 0.005 * i >= float(value_of_slider(page)) for i in range(6000))
+    threshold = float(value_of_slider(page))
+    at = sum(50 - 0.005 * i >= threshold for i in range(6000))
     assert f"outliers ({at:,} images)" in words_of(page)
     slider = next(attrs for tag, attrs in Elements(page).elements if attrs.get("class") == "slider")
     assert float(slider["min"] or 0) >= 50 - 0.005 * 4999  # no lower than what is counted
