@@ -82,7 +82,7 @@ class Decoded:
     height: int
 
 
-def decode(content: bytes, size: int) -> Decoded:
+def decode(content: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Decoded:
     """The bytes of an image file as RGB pixels, upright, square.
 
     The first frame of an animation, the first page of a TIFF. EXIF orientation is applied; transparency is
@@ -96,6 +96,7 @@ def decode(content: bytes, size: int) -> Decoded:
     Args:
         content: a file in one of `FORMATS`, whatever it is called.
         size: height and width in pixels.
+        max_pixels: an image of more is refused before it is decoded.
 
     Raises:
         UnreadableImageError: it is none of these formats, damaged, or has too many pixels.
@@ -106,13 +107,13 @@ def decode(content: bytes, size: int) -> Decoded:
         with warnings.catch_warnings():
             # Pillow warns of what it then raises, or reads all the same
             warnings.simplefilter("ignore")
-            return _decode(io.BytesIO(content), _formats(content), size)
+            return _decode(io.BytesIO(content), _formats(content), size, max_pixels)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
         raise UnreadableImageError(f"not an image of a format that is read ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
-        raise UnreadableImageError(f"too many pixels, at most {MAX_PIXELS:,} are read") from None
+        raise UnreadableImageError(f"too many pixels, at most {max_pixels:,} are read") from None
     except MemoryError:
         raise
     except Exception as error:
@@ -154,11 +155,11 @@ def check_num_bytes(num_bytes: int) -> None:
         raise UnreadableImageError(f"{num_bytes:,} bytes, at most {MAX_BYTES:,} are read")
 
 
-def _decode(file: BinaryIO, formats: tuple[str, ...], size: int) -> Decoded:
+def _decode(file: BinaryIO, formats: tuple[str, ...], size: int, max_pixels: int) -> Decoded:
     with Image.open(file, formats=formats) as image:
         width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise UnreadableImageError(f"{width} x {height} pixels, at most {MAX_PIXELS:,} are read")
+        if width * height > max_pixels:
+            raise UnreadableImageError(f"{width} x {height} pixels, at most {max_pixels:,} are read")
         orientation = _orientation(image)
         if image.format == "TIFF":  # which Pillow turns as it loads it, and whose size it says turned
             width, height = (height, width) if orientation in _ON_ITS_SIDE else (width, height)

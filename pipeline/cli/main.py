@@ -12,6 +12,7 @@ from pipeline.cli.embed import embed
 from pipeline.cli.init import init
 from pipeline.cli.query import query
 from pipeline.cli.recipe import recipe
+from pipeline.cli.serve import serve
 from pipeline.cli.upgrade import upgrade
 from pipeline.errors import EXIT_BY_SIGNAL, plain_errors
 
@@ -32,6 +33,7 @@ app = typer.Typer(
     help="Finds the images that look alike, with an encoder learned from images without labels.",
 )
 app.command()(query)
+app.command()(serve)
 app.command()(embed)
 app.command()(compare)
 app.command()(init)

@@ -64,7 +64,9 @@ class ImageIndex:
         self._folder, self._index, self._catalog = folder, index, catalog
 
     @classmethod
-    def open(cls, path: Path | str = "data/index", device: "Device" = "auto") -> Self:
+    def open(
+        cls, path: Path | str = "data/index", device: "Device" = "auto", encoder: Encoder | None = None
+    ) -> Self:
         """Opens an index folder: of stage `index`, or a copy of one anywhere.
 
         Args:
@@ -78,14 +80,15 @@ class ImageIndex:
         """
         folder = IndexFolder(Path(path))
         recover_if_free(folder.path)
-        return _of_one_generation(folder.path, lambda: cls._open(folder, device))
+        return _of_one_generation(folder.path, lambda: cls._open(folder, device, encoder))
 
     @classmethod
-    def _open(cls, folder: IndexFolder, device: "Device") -> Self:
+    def _open(cls, folder: IndexFolder, device: "Device", encoder: Encoder | None) -> Self:
         card = folder.read_card()
         index = folder.read_index(card)
         existing(folder.encoder, made_by="index")
-        encoder = Encoder.open(folder.encoder, device)
+        if encoder is None or encoder.sha256 != card.encoder_sha256:
+            encoder = Encoder.open(folder.encoder, device)
         folder.check(folder.encoder, encoder.sha256, card.encoder_sha256)
         if encoder.dim != card.dimension:
             raise folder.of_another(folder.encoder, f"of {encoder.dim} dimensions", str(card.dimension))
@@ -96,6 +99,57 @@ class ImageIndex:
         except pyarrow.ArrowInvalid:
             raise damaged_output(folder.catalog, "not a parquet file", "index") from None
         return cls(folder, encoder, index, card, catalog)
+
+    @property
+    def generation(self) -> str:
+        return self.card.index_sha256[:12]
+
+    @property
+    def classes(self) -> dict[str, int]:
+        return self._counts("class_name")
+
+    @property
+    def splits(self) -> dict[str, int]:
+        return self._counts("split")
+
+    def _counts(self, column: str) -> dict[str, int]:
+        words = self._catalog._file.read(columns=[column]).column(column).to_pylist()
+        return {word: words.count(word) for word in sorted({word for word in words if word is not None})}
+
+    has_thumbnails = False
+
+    def thumbnail(self, id_: int) -> bytes | None:
+        self.embedding(id_)
+        return None
+
+    def embedding(self, id_: int) -> NDArray[np.float32]:
+        embeddings, _ = to_embeddings(int(id_), self.encoder, self._index)
+        return np.asarray(embeddings[0])
+
+    def rows(
+        self, offset: int, limit: int, *, split: str | None = None, class_name: str | None = None
+    ) -> list[dict[str, Any]]:
+        ids = np.flatnonzero(self._catalog.ids_of(split, class_name))[offset : offset + limit]
+        return self._catalog.rows(ids) if len(ids) else []
+
+    def answers_of(
+        self,
+        embeddings: NDArray[np.float32],
+        own_ids: NDArray[np.int64],
+        k: int,
+        *,
+        split: str | None = None,
+        class_name: str | None = None,
+        min_score: float | None = None,
+    ) -> list[list[Neighbor]]:
+        among = None
+        if split is not None or class_name is not None:
+            among = self._catalog.ids_of(split, class_name)
+        found = find(self._index, embeddings, int(k), self.card.search_parameters, among, own_ids)
+        ids = [ids for _, ids in found]
+        rows = iter(self._catalog.rows(np.concatenate(ids)) if ids else [])
+        answers = [self._named(similarities, islice(rows, len(similarities))) for similarities, _ in found]
+        return [[n for n in answer if min_score is None or n.score >= min_score] for answer in answers]
 
     def __len__(self) -> int:
         return self.card.count
@@ -217,11 +271,11 @@ def _of_one_generation(path: Path, open_: Callable[[], _Opened]) -> _Opened:
     """
     deadline = time.monotonic() + _PATIENCE_S
     while True:
-        before = _identity(path)
+        before = identity(path)
         try:
             opened = open_()
         except (UserError, FileNotFoundError):
-            moved = _identity(path) != before
+            moved = identity(path) != before
             if not (moved or _is_settling(path)) or time.monotonic() > deadline:
                 if not path.exists() and (process := writer(path)) is not None:
                     raise UserError(
@@ -230,11 +284,11 @@ def _of_one_generation(path: Path, open_: Callable[[], _Opened]) -> _Opened:
                 raise
             time.sleep(0.05)
             continue
-        if _identity(path) == before:
+        if identity(path) == before:
             return opened
 
 
-def _identity(path: Path) -> list[tuple[int, int, int]] | None:
+def identity(path: Path) -> list[tuple[int, int, int]] | None:
     """What another folder has not, nor this one once a file of it was replaced."""
     try:
         found = [entry.stat() for entry in (path, *sorted(path.iterdir()))]

@@ -1,0 +1,1 @@
+"""An index folder, open to people and programs over HTTP."""

@@ -1,0 +1,1 @@
+"""What the service answers: its own search API, and the Open Inference Protocol."""

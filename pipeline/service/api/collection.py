@@ -1,0 +1,76 @@
+"""The collection, /v1: what there is to search, its rows and its thumbnails."""
+
+import hashlib
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import Response
+
+from pipeline.errors import UserError
+from pipeline.search.image_index import ImageIndex
+from pipeline.service.api import schemas
+from pipeline.service.api.answers import as_json
+from pipeline.service.api.work import Workshop
+from pipeline.service.problems import Problem
+
+_THUMBNAILS_STAY_S = 300
+
+
+def router_of(workshop: Workshop) -> APIRouter:
+    """Its routes."""
+    router = APIRouter(prefix="/v1", responses=schemas.PROBLEMS, tags=["collection"])
+
+    @router.get("/images", **schemas.IMAGES)
+    async def images(
+        offset: Annotated[int, Query(ge=0, le=schemas.MAX_ID, description="Images to pass over.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=workshop.limits.rows, description="Images to list.")] = 100,
+        class_name: schemas.ClassName = None,
+        split: schemas.Split = None,
+    ) -> Response:
+        """Images of the collection, in the order of their ids."""
+        index = workshop.generations.current
+        try:
+            rows = index.rows(offset, limit, split=split, class_name=class_name)
+        except UserError as error:
+            raise Problem(404, "not found", str(error)) from None
+        return as_json({"generation": index.generation, "total": len(index), "images": rows})
+
+    @router.get("/images/{id}", **schemas.IMAGE)
+    async def image(
+        request: Request, id_: Annotated[int, Path(alias="id", ge=0, le=schemas.MAX_ID)]
+    ) -> Response:
+        """The thumbnail of an image, a JPEG."""
+        try:
+            content = workshop.generations.current.thumbnail(id_)
+        except UserError as error:
+            raise Problem(404, "not found", str(error)) from None
+        if content is None:
+            raise Problem(
+                404, "no thumbnails", "this index folder has no thumbnails: set index.thumbnail_size"
+            )
+        etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+        headers = {"ETag": etag, "Cache-Control": f"private, max-age={_THUMBNAILS_STAY_S}"}
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type="image/jpeg", headers=headers)
+
+    @router.get("/collection", **schemas.COLLECTION)
+    async def collection() -> Response:
+        """What there is to search, and what a request may ask for."""
+        return as_json(_described(workshop.generations.current, workshop))
+
+    return router
+
+
+def _described(index: ImageIndex, workshop: Workshop) -> dict[str, Any]:
+    limits = workshop.limits
+    return {
+        "generation": index.generation,
+        "count": len(index),
+        "classes": index.classes,
+        "splits": index.splits,
+        "thumbnails": index.has_thumbnails,
+        "dimension": index.card.dimension,
+        "limits": {name: asdict(limits)[name] for name in ("k", "images", "rows", "body_bytes", "pixels")},
+    }

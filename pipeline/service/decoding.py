@@ -1,0 +1,157 @@
+"""Images decoded by processes of their own; one that dies, or takes too long, costs its image alone."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.images import UnreadableImageError
+from pipeline.service.decoder import JOB, LENGTH, OUTCOME, READ
+from pipeline.service.limits import Limits
+
+# What a process is handed at once: what waits while it is busy, up to so many images or bytes.
+_IMAGES_AT_ONCE = 16
+_BYTES_AT_ONCE = 8 << 20
+
+
+@dataclass(eq=False)
+class _Job:
+    content: bytes
+    size: int
+    pixels: "asyncio.Future[NDArray[np.uint8]]"
+
+
+class _DecoderDiedError(Exception):
+    """The process ended, or was ended, before it had answered."""
+
+
+@dataclass(eq=False)
+class Decoders:
+    """A few processes that decode.
+
+    Attributes:
+        limits: of an image.
+        on_death: called when one of them has died.
+    """
+
+    limits: Limits
+    on_death: Callable[[], None]
+    _jobs: "asyncio.Queue[_Job]" = field(default_factory=asyncio.Queue)
+    _tasks: "list[asyncio.Task[None]]" = field(default_factory=list)
+
+    def start(self, num_processes: int) -> None:
+        """Starts them; the first images wait until they are up."""
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(num_processes)]
+
+    async def stop(self) -> None:
+        """Ends them."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def decode(self, content: bytes, size: int) -> NDArray[np.uint8]:
+        """The pixels of an image file, uint8 [size, size, 3]; see `pipeline.images.decode`.
+
+        Raises:
+            UnreadableImageError: it is no image that is read, or its decoder died of it.
+        """
+        job = _Job(content, size, asyncio.get_running_loop().create_future())
+        self._jobs.put_nowait(job)
+        return await job.pixels
+
+    async def _work(self) -> None:
+        """One process after the other, as long as the server runs."""
+        while True:
+            process = await _start()
+            try:
+                while True:
+                    await self._answer(process, await self._take())
+            except _DecoderDiedError:
+                self.on_death()
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+
+    async def _take(self) -> list[_Job]:
+        """What waits, of one size; whose client has gone is left out."""
+        taken: list[_Job] = []
+        while not taken:
+            job = await self._jobs.get()
+            num_bytes = 0
+            while True:
+                if not job.pixels.done():
+                    taken.append(job)
+                    num_bytes += len(job.content)
+                if len(taken) >= _IMAGES_AT_ONCE or num_bytes >= _BYTES_AT_ONCE or self._jobs.empty():
+                    break
+                job = self._jobs.get_nowait()
+        return taken
+
+    async def _answer(self, process: asyncio.subprocess.Process, jobs: Sequence[_Job]) -> None:
+        """Has jobs done, in their order; of those that a dying process leaves, the first one is to blame."""
+        for size in sorted({job.size for job in jobs}):
+            alike = [job for job in jobs if job.size == size]
+            num_done = 0
+            try:
+                _send(process, alike, size, self.limits.pixels)
+                for job in alike:
+                    async with asyncio.timeout(self.limits.decode_s):
+                        outcome = await _receive(process)
+                    num_done += 1
+                    if not job.pixels.done():
+                        _settle(job, outcome)
+            except (_DecoderDiedError, TimeoutError) as error:
+                is_late = isinstance(error, TimeoutError)
+                self._blame(alike[num_done], is_late)
+                for job in [*alike[num_done + 1 :], *(job for job in jobs if job.size > size)]:
+                    self._jobs.put_nowait(job)
+                raise _DecoderDiedError from None
+
+    def _blame(self, job: _Job, is_late: bool) -> None:
+        reason = (
+            f"takes longer than {self.limits.decode_s:g} s to decode"
+            if is_late
+            else "damaged image (its decoder crashed)"
+        )
+        if not job.pixels.done():
+            job.pixels.set_exception(UnreadableImageError(reason))
+
+
+async def _start() -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "pipeline.service.decoder"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        start_new_session=True,  # Ctrl-C is the server's to answer
+    )
+
+
+def _send(process: asyncio.subprocess.Process, jobs: Sequence[_Job], size: int, max_pixels: int) -> None:
+    """Without waiting: a process that nobody listens to takes no more, and then neither would get on."""
+    assert process.stdin is not None
+    header = JOB.pack(size, max_pixels, len(jobs)) + b"".join(LENGTH.pack(len(job.content)) for job in jobs)
+    process.stdin.writelines([header, *(job.content for job in jobs)])
+
+
+async def _receive(process: asyncio.subprocess.Process) -> tuple[int, bytes]:
+    assert process.stdout is not None
+    try:
+        is_read, length = OUTCOME.unpack(await process.stdout.readexactly(OUTCOME.size))
+        return is_read, await process.stdout.readexactly(length)
+    except asyncio.IncompleteReadError:
+        raise _DecoderDiedError from None
+
+
+def _settle(job: _Job, outcome: tuple[int, bytes]) -> None:
+    is_read, payload = outcome
+    if is_read == READ:
+        job.pixels.set_result(np.frombuffer(payload, dtype=np.uint8).reshape(job.size, job.size, 3))
+    else:
+        job.pixels.set_exception(UnreadableImageError(payload.decode()))

@@ -1,0 +1,67 @@
+"""The index folder as it is now: a new generation is opened beside the old one, then takes its place."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import UserError
+from pipeline.search.image_index import ImageIndex, identity
+
+if TYPE_CHECKING:
+    from pipeline.params.section import Device  # a type alone: a server reads no params.yaml
+
+_LOOKED_AT_EVERY_S = 0.2
+
+_log = logging.getLogger("lookalike.service")
+
+
+class Generations:
+    """One folder, watched.
+
+    Attributes:
+        current: what a request that comes now is answered from, to its end.
+    """
+
+    def __init__(
+        self, path: Path, device: "Device", current: ImageIndex, on_swap: Callable[[ImageIndex], None]
+    ) -> None:
+        self.path, self.current = path, current
+        self._device, self._on_swap = device, on_swap
+        self._seen = identity(path)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to watch."""
+        self._on_swap(self.current)
+        self._task = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Watches no more; the current generation stays open."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_LOOKED_AT_EVERY_S)
+            found = identity(self.path)
+            if found is None or found == self._seen:
+                continue
+            try:
+                opened = await loop.run_in_executor(None, self._open)
+            except (UserError, OSError) as error:
+                # half-copied, or of another version: what is open answers on
+                _log.warning("%s: not taken, the generation before answers on: %s", self.path, error)
+                self._seen = found
+                continue
+            self._seen = found
+            if opened.generation != self.current.generation:
+                self.current = opened
+                self._on_swap(opened)
+                _log.info("%s: generation %s, %d images", self.path, opened.generation, len(opened))
+
+    def _open(self) -> ImageIndex:
+        return ImageIndex.open(self.path, self._device, encoder=self.current.encoder)

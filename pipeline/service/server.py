@@ -1,0 +1,96 @@
+"""The server process: a socket, uvicorn on it, and an end in order."""
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+
+import uvicorn
+
+from pipeline.errors import MachineError
+from pipeline.service.app import Service, make_app
+from pipeline.service.protocol import bounded_by
+
+_BACKLOG = 1_024
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 takes a free one.
+
+    Raises:
+        MachineError: the port is taken, or the host is none of this machine.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        raise MachineError(
+            f"{host}:{port}: {error.strerror or error}: choose another --port, or stop what listens there"
+        ) from None
+    return sock
+
+
+def run(service: Service, sock: socket.socket, on_ready: Callable[[], None]) -> None:
+    """Serves until SIGTERM or Ctrl-C, and finishes what is under way.
+
+    Args:
+        service: what.
+        sock: listening.
+        on_ready: called when requests are answered.
+    """
+    _log_to_stderr()
+    config = uvicorn.Config(
+        make_app(service),
+        http=bounded_by(service.limits),
+        loop="uvloop" if _has_uvloop() else "asyncio",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=service.limits.connections,
+        timeout_graceful_shutdown=int(service.limits.request_s) + 1,
+    )
+    _Server(config, on_ready).run(sockets=[sock])
+
+
+class _Server(uvicorn.Server):
+    """It says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's own."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+
+def _has_uvloop() -> bool:
+    try:
+        import uvloop  # noqa: F401 - not on Windows
+    except ImportError:
+        return False
+    return True
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name in ("lookalike", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.propagate = False
+        logger.setLevel(logging.INFO if name == "lookalike" else logging.WARNING)
+
+
+def num_decoders() -> int:
+    """Processes that decode: a core each, up to four."""
+    return min(4, len(os.sched_getaffinity(0)))
