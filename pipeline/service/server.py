@@ -1,7 +1,9 @@
 """The server process: a socket, uvicorn on it, and an end in order."""
 
+import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -56,7 +58,10 @@ def run(service: Service, sock: socket.socket, on_ready: Callable[[], None]) -> 
         limit_concurrency=service.limits.connections,
         timeout_graceful_shutdown=int(service.limits.request_s) + 1,
     )
-    _Server(config, on_ready).run(sockets=[sock])
+    # uvicorn ends by the signal that it was sent; an end in order is a success to who supervises it
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        _Server(config, on_ready).run(sockets=[sock])
 
 
 class _Server(uvicorn.Server):
