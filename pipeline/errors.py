@@ -80,9 +80,9 @@ _OS_MENDS = {
 def plain_errors() -> Iterator[None]:
     """Turns the errors that a person can act on into one line on stderr and an exit code.
 
-    A `UserError` exits with 2; a `MachineError`, an `OSError` (disk full, no permission) or a package of the
-    training stack that is not installed with 1; Ctrl-C with 130. Anything else is a bug and keeps its
-    traceback.
+    A `UserError` exits with 2; a `MachineError`, an `OSError` (disk full, no permission), a memory that is
+    full or a package of the training stack that is not installed with 1; Ctrl-C with 130. Anything else is
+    a bug and keeps its traceback.
     """
     try:
         yield
@@ -101,6 +101,8 @@ def plain_errors() -> Iterator[None]:
         # `lookalike query ... | head`: the reader left; there is no one to tell.
         sys.stderr.close()
         sys.exit(EXIT_FAULT)
+    except MemoryError:
+        _leave("this machine's memory is full: end other programs, or ask for less", EXIT_FAULT)
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
         _leave(where + _OS_MENDS.get(error.errno or 0, error.strerror or str(error)), EXIT_FAULT)

@@ -30,7 +30,7 @@ from pipeline.evaluation.label_free.hubness import hubness
 from pipeline.evaluation.label_free.spread import is_collapsed, spread
 from pipeline.evaluation.label_free.views import view_figures
 from pipeline.evaluation.labelled import Labelled, Outcomes, Scores
-from pipeline.evaluation.outcomes import OfSubjects, gains, headlines, write_confusion, write_outcomes
+from pipeline.evaluation.outcomes import gains, write_confusion, write_outcomes
 from pipeline.evaluation.pixels import is_grey, pixel_side, small_pixels
 from pipeline.evaluation.probes.few_labels import curves
 from pipeline.evaluation.protocols import evaluate
@@ -82,7 +82,9 @@ def score_all(
     others = of_other_contents(distinct.ids, contents)
     splits = manifest["split"].to_numpy(dtype=object)
     faults = find_faults(others, distinct.cosines, splits, contents, picture_of(data))
-    figures, outcomes = score(data, scored, contents, params, device)
+    test_ids = manifest.loc[manifest["split"] == "test", "id"].to_numpy()[scored.rows["test"]]
+    leaked = np.isin(test_ids, leaked_ids(faults, params.findings))
+    figures, outcomes = score(data, scored, contents, leaked, params, device)
     if "start" not in figures:  # one encoder
         figures["start"] = dict(figures["encoder"])
         outcomes |= {"start": outcomes["encoder"]} if outcomes else {}
@@ -90,8 +92,6 @@ def score_all(
     found = [*faults, *doubted_labels(data, scored, others, figures, params, device)]
     figures["findings"] = counts(found, params.findings)
     print(f"evaluate: {in_words(figures['findings'])}: data/evaluation/findings.parquet", flush=True)
-    test_ids = manifest.loc[manifest["split"] == "test", "id"].to_numpy()[scored.rows["test"]]
-    add_headlines(figures, outcomes, np.isin(test_ids, leaked_ids(faults, params.findings)))
     over_start = gains(outcomes) if outcomes else {}
     if over_start:
         figures["over_start"] = {name: gain.figures("top1") for name, gain in over_start.items()}
@@ -134,7 +134,12 @@ def picture_of(data: Artifacts) -> Callable[[int], NDArray[np.uint8]]:
 
 
 def score(
-    data: Artifacts, scored: Scored, contents: NDArray[np.int64], params: Evaluate, device: torch.device
+    data: Artifacts,
+    scored: Scored,
+    contents: NDArray[np.int64],
+    leaked: NDArray[np.bool_],
+    params: Evaluate,
+    device: torch.device,
 ) -> tuple[dict[str, Any], dict[str, dict[str, Outcomes]]]:
     """Every subject by every protocol that the labels allow: figures for the metrics, and outcomes."""
     class_names = data.read_collection()["class_names"]
@@ -148,6 +153,7 @@ def score(
                 Labelled(subject.features(split, scored.rows[split]), scored.labels[split], same[split])
                 for split in ("train", "test")
             )
+            asked = replace(asked, leaked=leaked)
             scores, outcomes[name] = evaluate(seen, asked, class_names, params, device)
             print(one_line(name, scores), flush=True)
         lies = spread(subject.features("train", scored.sample))
@@ -285,13 +291,6 @@ def doubted_labels(
         params.linear.max_iterations,
         device,
     )
-
-
-def add_headlines(figures: dict[str, Any], outcomes: OfSubjects, leaked: NDArray[np.bool_]) -> None:
-    """Puts beside every top-1 its interval, and what it is without the test images that leaked."""
-    for subject, of_protocols in outcomes.items():
-        for protocol, found in of_protocols.items():
-            figures[subject][protocol] = headlines(found, leaked) | figures[subject][protocol]
 
 
 if __name__ == "__main__":

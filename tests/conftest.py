@@ -24,6 +24,7 @@ SMALL_RUN = {
     "evaluate.linear.max_iterations": 20,
     "evaluate.linear.few_label_seeds": [0, 1],
     "evaluate.retrieval.num_queries": 100,
+    "report.map_images": 500,
 }
 
 
@@ -95,9 +96,9 @@ def clone_project(folder: Path) -> Path:
     return folder
 
 
-def repro(clone: Path) -> None:
-    """`dvc repro` with a thread a core, as a user runs it, also in a process of pytest-xdist."""
-    run("env", f"OMP_NUM_THREADS={NUM_CORES}", "dvc", "repro", cwd=clone)
+def repro(clone: Path, *stages: str) -> None:
+    """`dvc repro`, of some stages or all, with a thread a core, as a user's, also under pytest-xdist."""
+    run("env", f"OMP_NUM_THREADS={NUM_CORES}", "dvc", "repro", *stages, cwd=clone)
 
 
 @pytest.fixture

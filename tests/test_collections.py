@@ -21,7 +21,7 @@ from tests.processes import run
 pytestmark = pytest.mark.slow
 
 NUM_EACH = 40
-SMALL = {"evaluate.linear.few_label_seeds": [0, 1]}
+SMALL = {"evaluate.linear.few_label_seeds": [0, 1], "report.map_images": 500}
 
 
 GUIDE = [

@@ -21,6 +21,7 @@ from tests.conftest import ROOT
         (OSError(errno.EROFS, "x", "a.npy"), 1, "error: a.npy: the file system is read-only"),
         (OSError(errno.EIO, os.strerror(errno.EIO), "a.npy"), 1, "error: a.npy: Input/output error"),
         (OSError("FAISS cannot write it"), 1, "error: FAISS cannot write it"),
+        (MemoryError(), 1, "error: this machine's memory is full"),
         (KeyboardInterrupt(), 130, "error: interrupted"),
     ],
 )

@@ -9,9 +9,9 @@ from scipy.stats import bootstrap
 
 from pipeline.errors import UserError
 from pipeline.evaluation import intervals
-from pipeline.evaluation.intervals import Interval, mean_interval, paired_gain
+from pipeline.evaluation.intervals import Interval, headline, mean_interval, paired_gain
 from pipeline.evaluation.labelled import Outcomes
-from pipeline.evaluation.outcomes import gains, headlines, write_confusion, write_outcomes
+from pipeline.evaluation.outcomes import gains, write_confusion, write_outcomes
 from pipeline.evaluation.verdict import Trained, verdict
 
 
@@ -161,13 +161,11 @@ def test_the_table_of_outcomes_has_a_row_for_each_answer(tmp_path: Path) -> None
 
 def test_every_headline_stands_once_more_without_the_images_that_leaked() -> None:
     correct = np.array([True, True, False, True])
-    found = Outcomes(np.array([0, 2, 3, 5]), np.zeros(4, np.int64), correct)
-    leaked = np.array([True, False, True, False, False, False])
-    figures = headlines(found, leaked)
+    figures = headline("top1", correct, np.array([True, True, False, False]))
     assert figures["top1"] == 0.75
     assert figures["top1_low"] < 0.75 < figures["top1_high"]
     assert figures["top1_without_pairs"] == 0.5
-    assert "top1_without_pairs" not in headlines(found, np.ones(6, np.bool_))
+    assert "top1_without_pairs" not in headline("top1", correct, np.ones(4, np.bool_))
 
 
 def test_what_is_taken_for_what_is_a_row_an_image(tmp_path: Path) -> None:

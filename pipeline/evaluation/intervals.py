@@ -58,6 +58,24 @@ def mean_interval(values: NDArray[np.floating] | NDArray[np.bool_]) -> Interval:
     return Interval(float(distinct @ counts / num_images), float(low), float(high))
 
 
+def headline(
+    name: str, values: NDArray[np.floating] | NDArray[np.bool_], leaked: NDArray[np.bool_] | None
+) -> dict[str, float]:
+    """The mean over test images, and what it is without those that stand in the training images too.
+
+    Args:
+        name: of the figure.
+        values: of each image, [N], at least one.
+        leaked: which of them stand there too, [N]; None: it is not known.
+
+    Returns:
+        `name`, `name_low`, `name_high`, and `name_without_pairs`, which is left out where nothing is left.
+    """
+    clean = values[:0] if leaked is None else values[~leaked]
+    without = {f"{name}_without_pairs": float(clean.mean())} if len(clean) else {}
+    return mean_interval(values).figures(name) | without
+
+
 def paired_gain(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Interval:
     """What accuracy gained on the same images, as a fraction.
 

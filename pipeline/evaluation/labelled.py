@@ -50,8 +50,14 @@ class Labelled:
         features: float32 [N, D].
         labels: their classes, int64 [N].
         contents: equal numbers are equal files, int64 [N]; None where no two are.
+        leaked: of test images, which ones stand in the training images too, [N]; None where nobody looked.
     """
 
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
     contents: NDArray[np.int64] | None = None
+    leaked: NDArray[np.bool_] | None = None
+
+    def leaked_of(self, rows: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """`leaked` of some rows."""
+        return None if self.leaked is None else self.leaked[rows]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.evaluation.intervals import Interval, mean_interval, paired_gain
+from pipeline.evaluation.intervals import Interval, paired_gain
 from pipeline.evaluation.labelled import NOTHING, Outcomes
 
 _CONFUSED_IMAGES = 10_000  # of more a seeded sample: a plot of DVC's reads a row an image
@@ -48,21 +48,6 @@ def gains(outcomes: OfSubjects) -> dict[str, Interval]:
     """What the encoder has right more than the start, protocol -> top-1 gained, image by image."""
     encoder, start = outcomes["encoder"], outcomes["start"]
     return {protocol: paired_gain(start[protocol].correct, encoder[protocol].correct) for protocol in encoder}
-
-
-def headlines(found: Outcomes, leaked: NDArray[np.bool_]) -> dict[str, float]:
-    """Top-1 with its interval, and without the test images that stand in the training images too.
-
-    Args:
-        found: what a protocol said.
-        leaked: of each test image that its rows count, [T].
-
-    Returns:
-        `top1`, `top1_low`, `top1_high`, and `top1_without_pairs`, which is left out where nothing is left.
-    """
-    clean = found.correct[~leaked[found.rows]]
-    without = {"top1_without_pairs": float(clean.mean())} if len(clean) else {}
-    return mean_interval(found.correct).figures("top1") | without
 
 
 def write_confusion(

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.evaluation.coverage import SHARES, SHOTS, left_out
+from pipeline.evaluation.intervals import headline
 from pipeline.evaluation.label_free.clusters import cluster_figures
 from pipeline.evaluation.labelled import NOTHING, Answers, Labelled, Outcomes, Scores
 from pipeline.evaluation.probes.few_labels import score_few_labels
@@ -55,6 +56,11 @@ def evaluate(
     if "retrieval" not in without:
         scores["retrieval"], queries, answers = score_retrieval(train, test, params.retrieval, device)
         outcomes["retrieval"] = _outcomes(queries, answers, present)
+    for protocol, found in outcomes.items():
+        scores[protocol] = {
+            **headline("top1", found.correct, test.leaked_of(found.rows)),
+            **scores[protocol],
+        }
     if "clusters" not in without:
         scores["clusters"] = cluster_figures(test)
     return scores, outcomes

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.evaluation.figures import TOP5_FROM, mean_recall
-from pipeline.evaluation.intervals import mean_interval
+from pipeline.evaluation.intervals import headline
 from pipeline.evaluation.knn import joined, normalize
 from pipeline.evaluation.labelled import Answers, Labelled, Scores
 from pipeline.params.evaluate import Retrieval
@@ -79,9 +79,10 @@ def score_retrieval(
     if len(np.union1d(train.labels, test.labels)) >= TOP5_FROM:
         scores["top5"] = float((first_ranks < 5).mean())
     scores["balanced_accuracy"] = mean_recall(first_ranks, test.labels[found.queries])
+    leaked = test.leaked_of(found.queries)
     for name, values in found.figures.items():
         with_interval = name in ("precision_at_10", "map_at_r")
-        scores |= mean_interval(values).figures(name) if with_interval else {name: float(values.mean())}
+        scores |= headline(name, values, leaked) if with_interval else {name: float(values.mean())}
     scores["median_first_rank"] = float(np.median(1 + first_ranks))
     return scores, found.queries, found.answers
 

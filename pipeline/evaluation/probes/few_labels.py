@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.coverage import SHARES, SHOTS
 from pipeline.evaluation.figures import mean_recall
-from pipeline.evaluation.intervals import mean_interval
+from pipeline.evaluation.intervals import headline
 from pipeline.evaluation.labelled import Labelled, Scores
 from pipeline.evaluation.probes.draws import draw_of_each_class, split_stratified
 from pipeline.evaluation.probes.linear_probe import Probe, probes
@@ -30,7 +30,8 @@ def score_few_labels(
 
     Returns:
         `mean` and `std` of top-1 over the draws; `mean_low` and `mean_high`, the interval of the mean over
-        the test images; the mean of `balanced_accuracy`; `num_images` of a draw; whether all `converged`.
+        the test images; `mean_without_pairs`; the mean of `balanced_accuracy`; `num_images` of a draw;
+        whether all `converged`.
     """
     draws = [_draw(train.labels, protocol, seed) for seed in params.few_label_seeds]
     found: list[Probe] = []
@@ -41,7 +42,7 @@ def score_few_labels(
         found += probes(train, test, draws[these], params.few_label_seeds[these], params, device)
     is_right = np.array([probe.answers.ranks < 1 for probe in found])
     return {
-        **mean_interval(is_right.mean(axis=0)).figures("mean"),
+        **headline("mean", is_right.mean(axis=0), test.leaked),
         "std": float(np.std(is_right.mean(axis=1), ddof=1)),
         "balanced_accuracy": float(
             np.mean([mean_recall(probe.answers.ranks, test.labels) for probe in found])
