@@ -1,4 +1,4 @@
-"""The collection, /v1: what there is to search, its rows and its thumbnails."""
+"""The collection, /v1: what there is to search, its rows, its thumbnails and its encoder."""
 
 import hashlib
 from dataclasses import asdict
@@ -59,6 +59,12 @@ def router_of(workshop: Workshop) -> APIRouter:
     async def collection() -> Response:
         """What there is to search, and what a request may ask for."""
         return as_json(_described(workshop.generations.current, workshop))
+
+    @router.get("/model", **schemas.MODEL)
+    async def model() -> Response:
+        """The encoder: what its file says of itself."""
+        encoder = workshop.generations.current.encoder
+        return as_json(encoder.metadata | {"sha256": encoder.sha256, "provider": encoder.provider})
 
     return router
 

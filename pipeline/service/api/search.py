@@ -76,12 +76,6 @@ def router_of(workshop: Workshop) -> APIRouter:
             return Response(file.getvalue(), media_type=_NPY)
         return as_json({"encoder_sha256": index.encoder.sha256, "embeddings": embeddings.tolist()})
 
-    @router.get("/model", **schemas.MODEL)
-    async def model() -> Response:
-        """The encoder: what its file says of itself."""
-        encoder = workshop.generations.current.encoder
-        return as_json(encoder.metadata | {"sha256": encoder.sha256, "provider": encoder.provider})
-
     return router
 
 
