@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline import Encoder, ImageIndex
 from pipeline.artifacts import Artifacts
 from tests.conftest import ROOT
-from tests.processes import fails, run_lookalike
+from tests.processes import fails, run_lookalike, wait_until
 from tests.serving import Served, serving
 
 pytestmark = pytest.mark.slow
@@ -208,7 +208,7 @@ def test_every_answer_has_the_headers_of_safety_and_an_id(served: Served) -> Non
         assert "access-control-allow-origin" not in headers
         assert "server" not in headers
     assert served.get("/", headers={"X-Request-Id": "a b"}).headers["x-request-id"] != "a b"
-    assert any("mine-1" in line and "/v1/model" in line for line in served.log)
+    wait_until(lambda: any("mine-1" in line and "/v1/model" in line for line in served.log))
 
 
 def test_a_server_beyond_this_machine_asks_for_a_token(small_chain: Path, pictures: list[Path]) -> None:

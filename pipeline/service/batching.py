@@ -7,7 +7,7 @@ request goes alone and at once, under much the batches grow by themselves.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -40,14 +40,20 @@ class Job:
         index: that was current when the request came; it is answered by this one and its encoder.
         queries: pixels, uint8 [Q, H, W, 3], or embeddings, float32 [Q, D], or ids, int64 [Q].
         ask: None where the embeddings are what is asked for.
+        has_gone: whether nobody waits for it any more.
         done: a list of neighbours a query, or embeddings, float32 [Q, D].
     """
 
     index: ImageIndex
     queries: "NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int64]"
     ask: Ask | None
+    has_gone: Callable[[], bool]
     done: "asyncio.Future[list[list[Neighbor]] | NDArray[np.float32]]"
     came: float = field(default_factory=time.perf_counter)
+
+
+class GoneError(Exception):
+    """A client has gone before its turn."""
 
 
 class Watch(Protocol):
@@ -86,12 +92,14 @@ class Batcher:
         index: ImageIndex,
         queries: "NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int64]",
         ask: Ask | None,
+        has_gone: Callable[[], bool],
     ) -> Job:
-        """Queues a job; await its `done`, and cancel that if nobody waits any more.
+        """Queues a job; await its `done`.
 
-        `done` raises UserError: there is no such id, split or class, or the index cannot do what is asked.
+        `done` raises UserError: there is no such id, split or class, or the index cannot do what is asked;
+        GoneError: it was skipped.
         """
-        job = Job(index, queries, ask, asyncio.get_running_loop().create_future())
+        job = Job(index, queries, ask, has_gone, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         self._is_waited_for.set()
         return job
@@ -121,9 +129,11 @@ class Batcher:
         num_images = 0
         while self._waiting:
             job = self._waiting[0]
-            if job.done.done():
+            if job.done.done() or job.has_gone():
                 self._waiting.popleft()
                 self._watch.skipped()
+                if not job.done.done():
+                    job.done.set_exception(GoneError())
                 continue
             if batch and (
                 job.index is not batch[0].index or num_images + len(job.queries) > self._max_images

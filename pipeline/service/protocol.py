@@ -45,6 +45,11 @@ class _Bounded(HttpToolsProtocol):
             self._head_bytes += len(data)
         super().data_received(data)
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        # ASGI tells of a client that has gone only to who waits for it, which costs a task a request
+        self.scope["state"]["has_gone"] = self.transport.is_closing
+
     def on_url(self, url: bytes) -> None:
         self._count(url)
         super().on_url(url)

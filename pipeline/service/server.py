@@ -1,7 +1,6 @@
 """The server process: a socket, uvicorn on it, and an end in order."""
 
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -12,6 +11,7 @@ import uvicorn
 
 from pipeline.errors import MachineError
 from pipeline.service.app import Service, make_app
+from pipeline.service.logs import logging_to_stderr
 from pipeline.service.protocol import bounded_by
 
 _BACKLOG = 1_024
@@ -44,7 +44,6 @@ def run(service: Service, sock: socket.socket, on_ready: Callable[[], None]) -> 
         sock: listening.
         on_ready: called when requests are answered.
     """
-    _log_to_stderr()
     config = uvicorn.Config(
         make_app(service),
         http=bounded_by(service.limits),
@@ -59,7 +58,7 @@ def run(service: Service, sock: socket.socket, on_ready: Callable[[], None]) -> 
         timeout_graceful_shutdown=int(service.limits.request_s) + 1,
     )
     # uvicorn ends by the signal that it was sent; an end in order is a success to who supervises it
-    with contextlib.suppress(KeyboardInterrupt):
+    with logging_to_stderr(), contextlib.suppress(KeyboardInterrupt):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         _Server(config, on_ready).run(sockets=[sock])
 
@@ -84,16 +83,6 @@ def _has_uvloop() -> bool:
     except ImportError:
         return False
     return True
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for name in ("lookalike", "uvicorn.error"):
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
-        logger.propagate = False
-        logger.setLevel(logging.INFO if name == "lookalike" else logging.WARNING)
 
 
 def num_decoders() -> int:

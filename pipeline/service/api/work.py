@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.images import UnreadableImageError
 from pipeline.search.image_index import ImageIndex
 from pipeline.service.api.bodies import Upload
-from pipeline.service.batching import Ask, Batcher
+from pipeline.service.batching import Ask, Batcher, GoneError
 from pipeline.service.decoding import Decoders
 from pipeline.service.generations import Generations
 from pipeline.service.limits import Limits, Room
@@ -49,28 +49,15 @@ class Workshop:
         return np.stack([pixels for pixels in decoded if not isinstance(pixels, BaseException)])
 
     async def done(self, request: Request, index: ImageIndex, queries: NDArray[Any], ask: Ask | None) -> Any:
-        """What the batcher makes of it; a client that goes meanwhile is not worked for.
+        """What the batcher makes of it; a client that has gone before its turn is not worked for.
 
         Raises:
-            Problem: there is no such id, split or class, or the index cannot do it.
+            Problem: there is no such id, split or class, the index cannot do it, or the client has gone.
         """
-        job = self.batcher.put(index, queries, ask)
-        gone = asyncio.ensure_future(_until_gone(request))
-        gone.add_done_callback(lambda _: job.done.cancel())
+        job = self.batcher.put(index, queries, ask, request.scope["state"]["has_gone"])
         try:
             return await job.done
         except UserError as error:
             raise Problem(404, "not found", str(error)) from None
-        except asyncio.CancelledError:
-            if gone.done() and not gone.cancelled():
-                raise Problem(400, "gone", "the client went before its turn") from None
-            raise
-        finally:
-            job.done.cancel()
-            gone.cancel()
-
-
-async def _until_gone(request: Request) -> None:
-    """Returns when the client has closed the connection; the body has been read before."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        except GoneError:
+            raise Problem(400, "gone", "the client went before its turn") from None

@@ -1,0 +1,232 @@
+"""What strangers send: each is refused by name, and the next honest request is answered."""
+
+import io
+import json
+import os
+import random
+import re
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.artifacts import Artifacts
+from pipeline.service.limits import Limits
+from tests.processes import wait_until
+from tests.serving import Served, serving, serving_within
+
+pytestmark = pytest.mark.slow
+
+NUM_REQUESTS = 2_000
+PROMISE = Limits(request_s=1.5, header_s=1.0)
+
+
+@pytest.fixture(scope="module")
+def photo() -> bytes:
+    """Real enough for a decoder: noise, as a JPEG."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def served(small_chain: Path) -> Iterator[Served]:
+    with serving_within(small_chain / "data/index", PROMISE) as server:
+        yield server
+
+
+def form(content: bytes, name: bytes = b"image") -> bytes:
+    """The body of a form with one file."""
+    return (
+        b"--b\r\nContent-Disposition: form-data; name="
+        + name
+        + b"; filename=a\r\n\r\n"
+        + content
+        + b"\r\n--b--\r\n"
+    )
+
+
+def post(
+    body: bytes,
+    path: bytes = b"/v1/search",
+    kind: bytes = b"multipart/form-data; boundary=b",
+    more: bytes = b"",
+) -> bytes:
+    head = b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: " + kind + b"\r\n" + more
+    if b"Content-Length" not in more and b"Transfer-Encoding" not in more:
+        head += b"Content-Length: %d\r\n" % len(body)
+    return head + b"\r\n" + body
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of side x side black pixels, if someone believes its header: a few bytes."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    content = zlib.compress(bytes(100_000), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
+
+
+def hostile(rng: random.Random, photo: bytes) -> bytes:
+    """One request that must be refused."""
+    garbage = rng.randbytes(rng.randrange(1, 3_000))
+    kinds: list[Callable[[], bytes]] = [
+        lambda: post(form(bomb(rng.choice([7_072, 20_000, 2**31 - 1])))),
+        lambda: post(form(photo[: rng.randrange(1, len(photo) // 2)])),
+        lambda: post(form(garbage)),
+        lambda: post(form(b"<svg xmlns='http://www.w3.org/2000/svg'/>")),
+        lambda: post(form(b"%!PS-Adobe-3.0 EPSF-3.0\n(/etc/passwd) run\n")),
+        lambda: post(
+            form(photo), path=b"/v1/search?k=" + rng.choice([b"0", b"-1", b"1e9", b"9" * 5_000, b"%00"])
+        ),
+        lambda: post(form(photo), path=b"/v1/search?min_score=" + rng.choice([b"inf", b"nan", b"2", b"--"])),
+        lambda: post(b"", path=b"/v1/search?id=" + rng.choice([b"-1", b"9" * 40, b"a", b"1.5", b"77777777"])),
+        lambda: post(b"", path=b"/v1/images/" + rng.choice([b"../../etc/passwd", b"%2e%2e%2fx", b"1/../2"])),
+        lambda: b"GET /web/..%2f..%2fserver.py HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        lambda: b"GET /v1/images/" + b"%2e/" * 50 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        lambda: post(form(photo)[: rng.randrange(1, 60)]),
+        lambda: post(form(photo)[:-8]),
+        lambda: post(form(photo, name=b"file")),
+        lambda: post(form(photo), kind=b"multipart/form-data"),
+        lambda: post(form(photo), kind=b"multipart/form-data; boundary=" + b"b" * 500),
+        lambda: post(garbage),
+        lambda: post(b"--b\r\n" + b"X: y\r\n" * 50 + b"\r\n\r\n--b--\r\n"),
+        lambda: post(b"--b\r\nX: " + b"y" * 9_000 + b"\r\n\r\n\r\n--b--\r\n"),
+        lambda: post(garbage, kind=b"application/json"),
+        lambda: post(b"[" * 100_000, kind=b"application/json"),
+        lambda: post(b'{"embeddings": [[' + b"9" * 10_000 + b"]]}", kind=b"application/json"),
+        lambda: post(b'{"embeddings": [[NaN]]}', kind=b"application/json"),
+        lambda: post(form(photo), more=b"Content-Encoding: gzip\r\n"),
+        lambda: post(b"", more=b"Content-Length: 99999999999\r\n"),
+        lambda: post(form(photo), more=b"Content-Length: -5\r\n"),
+        lambda: post(form(photo), more=b"Content-Length: 10\r\nContent-Length: 20\r\n"),
+        lambda: post(form(photo), more=b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n" % len(photo)),
+        lambda: post(b"zz\r\n" + photo, more=b"Transfer-Encoding: chunked\r\n"),
+        lambda: post(form(photo), more=b"".join(b"X-%d: y\r\n" % number for number in range(3_000))),
+        lambda: post(form(photo), more=b"X: " + b"y" * 40_000 + b"\r\n"),
+        lambda: post(form(photo), more=b"Origin: https://example.org\r\n"),
+        lambda: post(garbage, path=b"/v2/models/encoder/infer", kind=b"application/json"),
+        lambda: post(
+            garbage, path=b"/v2/models/encoder/infer", more=b"Inference-Header-Content-Length: 3\r\n"
+        ),
+        lambda: garbage + b"\r\n\r\n",
+        lambda: b"BREW / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        lambda: b"DELETE /v1/images/1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        lambda: b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    ]
+    return rng.choice(kinds)()
+
+
+def sent(served: Served, request: bytes) -> bytes:
+    """The answer to what is sent as it is; empty where the server hung up without one."""
+    host, _, port = served.url.removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        try:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR) if False else None
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # refused before all of it was sent
+        try:
+            return connection.recv(65536)
+        except ConnectionResetError:
+            return b""
+
+
+def test_two_thousand_hostile_requests_are_refused_and_the_next_honest_one_is_answered(
+    served: Served, photo: bytes
+) -> None:
+    seen: Counter[bytes] = Counter()
+    failures: list[tuple[bytes, bytes]] = []
+
+    def attack(seed: int) -> None:
+        rng = random.Random(seed)
+        for _ in range(NUM_REQUESTS // 4):
+            request = hostile(rng, photo)
+            answer = sent(served, request)
+            status = answer[9:12]
+            seen[status] += 1
+            if not re.fullmatch(rb"HTTP/1.1 (4\d\d|503) .*", answer.partition(b"\r\n")[0]):
+                failures.append((request[:300], answer[:300]))
+            elif b"Traceback" in answer:
+                failures.append((request[:300], answer))
+
+    attackers = [threading.Thread(target=attack, args=(seed,)) for seed in range(4)]
+    for attacker in attackers:
+        attacker.start()
+    for attacker in attackers:
+        attacker.join()
+    assert failures == []
+    assert sum(seen.values()) == NUM_REQUESTS
+    assert len(seen) >= 6, seen  # they are told apart
+    assert served.post("/v1/search", files={"image": photo}).status_code == 200
+    assert served.process.poll() is None
+
+
+def test_slow_heads_and_bodies_are_hung_up_on(served: Served, photo: bytes) -> None:
+    host, _, port = served.url.removeprefix("http://").rpartition(":")
+    request = post(form(photo))
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as slow_head,
+        socket.create_connection((host, int(port)), timeout=10) as slow_body,
+        socket.create_connection((host, int(port)), timeout=10) as silent,
+    ):
+        slow_head.sendall(request[:30])
+        slow_body.sendall(request[:-50])
+        assert slow_body.recv(65536).startswith(b"HTTP/1.1 503 ")
+        assert slow_head.recv(65536) == b""
+        assert silent.recv(65536) == b""
+    assert served.post("/v1/search", files={"image": photo}).status_code == 200
+
+
+def test_a_decoder_that_dies_costs_its_image_alone(small_chain: Path, photo: bytes) -> None:
+    with serving(small_chain / "data/index") as server:
+        assert server.post("/v1/search", files={"image": photo}).status_code == 200
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+        for _ in range(3):
+            before = children.read_text().split()
+            for child in before:
+                os.kill(int(child), 9)
+            wait_until(lambda before=before: len(set(children.read_text().split()) - set(before)) >= 1)
+            assert server.post("/v1/search", files={"image": photo}).status_code == 200
+        metrics = server.get("/metrics").text
+        assert float(re.search(r"lookalike_decoder_deaths_total (\S+)", metrics)[1]) >= 3  # type: ignore[index]
+
+
+def test_a_full_server_says_when_to_come_again(small_chain: Path) -> None:
+    pixels = Artifacts(small_chain / "data").read_images("test")[0]
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    limits = Limits(waiting_images=3)
+    with serving_within(small_chain / "data/index", limits) as server:
+        full = server.post("/v1/search", files=[("image", file.getvalue())] * 4)
+        assert full.status_code == 503
+        assert full.json()["title"] == "full"
+        assert int(full.headers["Retry-After"]) >= 1
+        assert server.post("/v1/search", files=[("image", file.getvalue())] * 3).status_code == 200
+
+
+def test_schemathesis_finds_nothing_with_all_its_checks(served: Served, tmp_path: Path) -> None:
+    # bytes that fit the schema are hardly ever an image, nor is any id one of the collection
+    allowed = json.dumps(["2xx", "304", "401", "403", "404", "415", "422"])
+    (tmp_path / "schemathesis.toml").write_text(
+        f"[checks.positive_data_acceptance]\nexpected-statuses = {allowed}\n"
+    )
+    command = [str(Path(sys.executable).parent / "schemathesis"), "run", f"{served.url}/openapi.json"]
+    options = ["--checks", "all", "--max-examples", "40", "--seed", "1", "--no-color"]
+    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-5_000:] + done.stderr
+    assert "6 selected / 6 total" in done.stdout
