@@ -34,6 +34,7 @@ _FLAGS = (
     "--remote-debugging-pipe",
 )
 _TIMEOUT_S = 30.0
+_SHIFT = 8
 _KEYS = {
     "Enter": (13, "\r"),
     "Tab": (9, ""),
@@ -41,6 +42,10 @@ _KEYS = {
     "ArrowUp": (38, ""),
     "ArrowRight": (39, ""),
     "ArrowDown": (40, ""),
+    "Escape": (27, ""),
+    "Home": (36, ""),
+    "End": (35, ""),
+    "Space": (32, " "),
 }
 
 
@@ -87,11 +92,15 @@ class Page:
 
     def open(self, path: Path) -> None:
         """A file, until it is loaded."""
+        self.file = path
+        self.visit(path.as_uri())
+
+    def visit(self, url: str) -> None:
+        """An address, until it is loaded."""
         self.requests.clear()
         self.complaints.clear()
         self._events.clear()
-        self.file = path
-        self.send("Page.navigate", url=path.as_uri())
+        self.send("Page.navigate", url=url)
         while "Page.loadEventFired" not in self._events:
             self._note(self._read())
 
@@ -109,6 +118,15 @@ class Page:
         while not self.run(f"Boolean({expression})"):
             assert time.monotonic() < deadline, f"never true: {expression}"
             time.sleep(0.02)
+
+    def has_seen(self, event: str) -> bool:
+        """Whether the browser told of it since the page was opened."""
+        return event in self._events
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """In a field for files, as if a person had."""
+        field = self.send("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")
+        self.send("DOM.setFileInputFiles", files=[str(path)], objectId=field["result"]["objectId"])
 
     def size(self, width: int, height: int, *, scale: float = 1) -> None:
         self.send(
@@ -130,7 +148,7 @@ class Page:
         for kind in ("mousePressed", "mouseReleased"):
             self.mouse(kind, x, y, button="left", clickCount=1)
 
-    def key(self, name: str) -> None:
+    def key(self, name: str, *, shift: bool = False) -> None:
         code, text = _KEYS.get(name, (ord(name.upper()[0]), name))
         for kind in ("keyDown", "keyUp"):
             self.send(
@@ -138,6 +156,7 @@ class Page:
                 type=kind,
                 key=name,
                 code=name,
+                modifiers=_SHIFT if shift else 0,
                 windowsVirtualKeyCode=code,
                 **({"text": text} if text and kind == "keyDown" else {}),
             )

@@ -1,0 +1,58 @@
+// Where the images of the grid come from: the neighbours of one, or the collection in the order of its ids.
+
+import { askJson } from "./asking.js";
+import { isSearch } from "./view.js";
+
+const PAGE = 60;
+
+// Rows so far, and whether they are all. `more` asks for the next ones, up to `most`.
+class Neighbors {
+  constructor(view, upload) {
+    Object.assign(this, { view, upload, most: Infinity, rows: [], isAll: false, generation: null });
+  }
+
+  async more(options) {
+    const k = Math.max(1, Math.min(this.most, this.rows.length * 2 || PAGE));
+    const { id, class: class_, split } = this.view;
+    let body;
+    if (this.upload) {
+      body = new FormData();
+      body.append("image", this.upload.blob, this.upload.name);
+    }
+    const query = { id: this.upload ? null : id, k, class: class_, split };
+    const { generation, answers } = await askJson("search", { ...options, method: "POST", query, body });
+    this.rows = answers[0].neighbors;
+    this.generation = generation;
+    this.isAll = this.rows.length < k || k >= this.most;
+    return this;
+  }
+}
+
+class Listing {
+  constructor(view) {
+    Object.assign(this, { view, rows: [], isAll: false, generation: null });
+  }
+
+  async more(options) {
+    const { class: class_, split } = this.view;
+    const listed = async (offset) =>
+      askJson("images", { ...options, query: { offset, limit: PAGE, class: class_, split } });
+    let { generation, images } = await listed(this.rows.length);
+    if (this.generation !== null && generation !== this.generation) {
+      this.rows = []; // of another generation: from the beginning
+      ({ generation, images } = await listed(0));
+    }
+    this.rows = [...this.rows, ...images];
+    this.generation = generation;
+    this.isAll = images.length < PAGE;
+    return this;
+  }
+}
+
+export const rowsOf = (view, upload) => (isSearch(view) ? new Neighbors(view, upload) : new Listing(view));
+
+// What is known of one image of the collection; null where its place is not its id.
+export async function rowOf(id, options) {
+  const { images } = await askJson("images", { ...options, query: { offset: id, limit: 1 } });
+  return images.length && String(images[0].id) === id ? images[0] : null;
+}
