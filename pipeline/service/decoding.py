@@ -17,6 +17,8 @@ from pipeline.service.limits import Limits
 # What a process is handed at once: what waits while it is busy, up to so many images or bytes.
 _IMAGES_AT_ONCE = 16
 _BYTES_AT_ONCE = 8 << 20
+# One may be chance, as where the system is short of memory; two are the image's fault.
+_DEATHS_OF_ONE_IMAGE = 2
 
 
 @dataclass(eq=False)
@@ -24,6 +26,7 @@ class _Job:
     content: bytes
     size: int
     pixels: "asyncio.Future[NDArray[np.uint8]]"
+    num_deaths: int = 0  # of processes that had it in hand
 
 
 class _DecoderDiedError(Exception):
@@ -70,7 +73,11 @@ class Decoders:
             process = await _start()
             try:
                 while True:
-                    await self._answer(process, await self._take())
+                    jobs = await self._take()
+                    if process.returncode is not None:  # it died of nothing that was asked of it
+                        self._put_back(jobs)
+                        raise _DecoderDiedError
+                    await self._answer(process, jobs)
             except _DecoderDiedError:
                 self.on_death()
             finally:
@@ -107,20 +114,19 @@ class Decoders:
                     if not job.pixels.done():
                         _settle(job, outcome)
             except (_DecoderDiedError, TimeoutError) as error:
-                is_late = isinstance(error, TimeoutError)
-                self._blame(alike[num_done], is_late)
-                for job in [*alike[num_done + 1 :], *(job for job in jobs if job.size > size)]:
-                    self._jobs.put_nowait(job)
+                alike[num_done].num_deaths += 1
+                if isinstance(error, TimeoutError):
+                    _refuse(alike[num_done], f"takes longer than {self.limits.decode_s:g} s to decode")
+                elif alike[num_done].num_deaths == _DEATHS_OF_ONE_IMAGE:
+                    _refuse(alike[num_done], "damaged image (its decoder crashed)")
+                self._put_back([*alike[num_done:], *(job for job in jobs if job.size > size)])
                 raise _DecoderDiedError from None
 
-    def _blame(self, job: _Job, is_late: bool) -> None:
-        reason = (
-            f"takes longer than {self.limits.decode_s:g} s to decode"
-            if is_late
-            else "damaged image (its decoder crashed)"
-        )
-        if not job.pixels.done():
-            job.pixels.set_exception(UnreadableImageError(reason))
+    def _put_back(self, jobs: Sequence[_Job]) -> None:
+        """Those that are not refused are tried again."""
+        for job in jobs:
+            if not job.pixels.done():
+                self._jobs.put_nowait(job)
 
 
 async def _start() -> asyncio.subprocess.Process:
@@ -137,7 +143,10 @@ def _send(process: asyncio.subprocess.Process, jobs: Sequence[_Job], size: int, 
     """Without waiting: a process that nobody listens to takes no more, and then neither would get on."""
     assert process.stdin is not None
     header = JOB.pack(size, max_pixels, len(jobs)) + b"".join(LENGTH.pack(len(job.content)) for job in jobs)
-    process.stdin.writelines([header, *(job.content for job in jobs)])
+    try:
+        process.stdin.writelines([header, *(job.content for job in jobs)])
+    except (OSError, RuntimeError):  # asyncio's and uvloop's words for a pipe that is closed
+        raise _DecoderDiedError from None
 
 
 async def _receive(process: asyncio.subprocess.Process) -> tuple[int, bytes]:
@@ -147,6 +156,11 @@ async def _receive(process: asyncio.subprocess.Process) -> tuple[int, bytes]:
         return is_read, await process.stdout.readexactly(length)
     except asyncio.IncompleteReadError:
         raise _DecoderDiedError from None
+
+
+def _refuse(job: _Job, reason: str) -> None:
+    if not job.pixels.done():
+        job.pixels.set_exception(UnreadableImageError(reason))
 
 
 def _settle(job: _Job, outcome: tuple[int, bytes]) -> None:

@@ -51,6 +51,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         415: "Not an image that can be read, or a body of another media type.",
         421: "The server does not answer to this host name.",
         422: "A value is missing, of another type or out of range.",
+        431: "The head of the request is above the limit.",
         503: "The server is full, or it took too long: Retry-After says when to ask again.",
     }.items()
 }
