@@ -20,7 +20,13 @@ def main() -> None:
     with atomic_folder(data.index, loaded.check) as folder:
         index, built, queries_per_s = make_index(embeddings, params)
         IndexFolder(folder).write(
-            index, built, data.encoder, data.read_manifest(), manifest_sha256=sha256_of(data.manifest)
+            index,
+            built,
+            data.encoder,
+            data.read_manifest(),
+            manifest_sha256=sha256_of(data.manifest),
+            images=[data.read_images(split) for split in data.splits()],
+            thumbnail_size=params.thumbnail_size,
         )
     reached = built.recall_at_10 >= built.target_recall
     write_json(

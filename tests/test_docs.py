@@ -1,5 +1,6 @@
 """Documents that cannot fall behind: every key, command, option, file, figure and room has its sentence."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterable
@@ -15,13 +16,19 @@ from models.backbones import BACKBONES
 from models.methods import METHODS
 from pipeline.cli.main import app
 from pipeline.collection.sources.table import SOURCES
+from pipeline.search.files.card import IndexCard
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
 DESIGN = (ROOT / "docs/design.md").read_text()
 OUTPUTS = (ROOT / "docs/outputs.md").read_text()
 PARAMS: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+COMMANDS |= {
+    f"{name} {inner}": command
+    for name, group in COMMANDS.items()
+    for inner, command in getattr(group, "commands", {}).items()
+}
 
 # They stand in the documents, and not in what the default run writes.
 SELDOM = {
@@ -31,6 +38,8 @@ SELDOM = {
     *(f"data/finetune/{name}" for name in ("backbone.safetensors", "encoder.onnx", "history.tsv")),
     *("data/finetune/embeddings/{split}.npy", "finetuned"),  # where it is on
     "left_out",  # where the labels do not allow every protocol
+    *(f"data/index/added-0001.{kind}" for kind in ("faiss", "parquet", "arrow")),  # of a folder that grew
+    "data/index/removed.npy",
 }
 
 
@@ -128,6 +137,13 @@ def test_every_method_backbone_and_source_stands_in_the_readme(name: str) -> Non
     assert re.search(rf"`([\w.]+: )?{name}`", README), name
 
 
+def test_every_key_of_an_index_has_its_sentence() -> None:
+    documented = rows(chapter(OUTPUTS, "data/index/index.json"))
+    assert list(documented) == [field.name for field in dataclasses.fields(IndexCard)]
+    for key, (sentence,) in documented.items():
+        assert_is_a_sentence(sentence, key)
+
+
 @pytest.mark.slow
 def test_every_file_under_data_has_its_sentence(small_chain: Path) -> None:
     documented = rows(chapter(OUTPUTS, "Files"))
@@ -142,7 +158,8 @@ def test_every_file_under_data_has_its_sentence(small_chain: Path) -> None:
         unseen.discard(generic)
     assert not unseen  # documented, and not there
     for name, (stage, sentence) in documented.items():
-        assert stage == "each stage" or (ROOT / f"stages/{stage}.py").is_file(), name
+        is_stage = stage == "each stage" or (ROOT / f"stages/{stage}.py").is_file()
+        assert is_stage or stage.removeprefix("lookalike ") in COMMANDS, name
         assert_is_a_sentence(sentence, name)
 
 

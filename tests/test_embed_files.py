@@ -16,7 +16,8 @@ from PIL import Image
 from pipeline import Encoder
 from pipeline.collection import decoding
 from pipeline.collection.sources.members import Member, reader_of
-from pipeline.encoder import embed_files as module
+from pipeline.encoder import embed_each as module
+from pipeline.encoder import embed_files as tables
 from pipeline.encoder.embed_files import embed_files
 from pipeline.images import read_image
 from tests.fatal import Fatal
@@ -133,7 +134,7 @@ def test_rows_that_are_used_again_keep_no_image_of_before(
     """Chunks of three and two that wait: the scratch array is used some twelve times over."""
     monkeypatch.setattr(decoding, "_IMAGES_AT_ONCE", 3)
     monkeypatch.setattr(decoding, "_CHUNKS_WAITING_PER_WORKER", 1)
-    monkeypatch.setattr(module, "_ROWS_A_GROUP", 40)
+    monkeypatch.setattr(tables, "_ROWS_A_GROUP", 40)
     num_rows, skipped = embed_files(encoder, [photos], batch_size, tmp_path / "out.parquet")
     assert (num_rows, len(skipped)) == (NUM_PHOTOS, 2)
     table = pd.read_parquet(tmp_path / "out.parquet")

@@ -24,20 +24,20 @@ from pipeline.atomic import atomic_folder
 from pipeline.errors import UserError
 from pipeline.evaluation.knn import nearest
 from pipeline.params.reader import Params
-from pipeline.search import image_index
-from pipeline.search.catalog import Catalog, write_catalog
+from pipeline.search.files import settling
+from pipeline.search.files.catalog import Catalog, write_catalog
 from pipeline.search.index import make_index
 from pipeline.search.index_folder import IndexFolder
 from tests.processes import fails, files_of_at_most, run_stage
 
 CPU = torch.device("cpu")
-FILES = ("images.faiss", "index.json", "encoder.onnx", "catalog.parquet")
+FILES = ("images.faiss", "index.json", "encoder.onnx", "catalog.parquet", "thumbnails.arrow")
 
 
 @pytest.fixture(autouse=True)
 def nothing_settles(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test has just damaged is not waited for, as what DVC is putting there is."""
-    monkeypatch.setattr(image_index, "_SETTLED_AFTER_S", 0.0)
+    monkeypatch.setattr(settling, "_SETTLED_AFTER_S", 0.0)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def images(small_chain: Path) -> NDArray[np.uint8]:
 
 
 @pytest.mark.slow
-def test_the_folder_holds_four_files_and_the_card_names_the_hash_of_each(small_chain: Path) -> None:
+def test_the_folder_holds_five_files_and_the_card_names_the_hash_of_each(small_chain: Path) -> None:
     data = Artifacts(small_chain / "data")
     assert sorted(path.name for path in data.index.iterdir()) == sorted(FILES)
     sealed = (data.index / "images.faiss").read_bytes()
@@ -71,6 +71,13 @@ def test_the_folder_holds_four_files_and_the_card_names_the_hash_of_each(small_c
         "search_parameters": {},
         "recall_at_10": 1.0,
         "target_recall": 0.95,
+        "base_count": 5000,
+        "next_id": 5000,
+        "segments": [],
+        "removed_count": 0,
+        "removed_sha256": None,
+        "thumbnail_size": 96,
+        "thumbnails_sha256": sha256_of(data.index / "thumbnails.arrow"),
     }
     catalog = pd.read_parquet(data.index / "catalog.parquet")
     columns = ["id", "split", "class_name", "source", "sha256"]
@@ -161,7 +168,8 @@ def test_a_file_of_another_generation_is_refused_by_name(alone: Path, name: str,
     index, built, _ = make_index([points], params.index)
     other.mkdir()
     encoder = alone / "encoder.onnx"
-    IndexFolder(other).write(index, built, encoder, catalog, "0" * 64)
+    black = np.zeros((5000, 32, 32, 3), dtype=np.uint8)
+    IndexFolder(other).write(index, built, encoder, catalog, "0" * 64, [black], 96)
     if name == "encoder.onnx":
         content = encoder.read_bytes()
         encoder.write_bytes(content.replace(b"mnist5k", b"mnist6k"))
@@ -194,6 +202,7 @@ def test_an_index_of_another_dimension_is_refused(alone: Path) -> None:
         ("index.json", r"index\.json: not JSON .* run 'dvc repro --force index'"),
         ("encoder.onnx", r"encoder\.onnx: not an ONNX file"),
         ("catalog.parquet", r"catalog\.parquet: is .* but .* names"),
+        ("thumbnails.arrow", r"thumbnails\.arrow: not a whole file of thumbnails"),
     ],
 )
 def test_a_truncated_file_is_refused_by_name(alone: Path, name: str, rule: str) -> None:
@@ -480,7 +489,7 @@ def test_searches_during_swaps_are_each_of_one_generation(
     shutil.copytree(generations[0][0], alone)
     if swap == "two renames":
         monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
-        monkeypatch.setattr(image_index, "_SETTLED_AFTER_S", 2.0)
+        monkeypatch.setattr(settling, "_SETTLED_AFTER_S", 2.0)
     turns = threading.Thread(target=take_turns)
     turns.start()
     try:
@@ -515,7 +524,7 @@ def test_the_first_index_that_is_being_made_is_not_waited_for(tmp_path: Path) ->
 def test_what_dvc_puts_there_file_by_file_is_waited_for(
     alone: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_index, "_SETTLED_AFTER_S", 1.0)
+    monkeypatch.setattr(settling, "_SETTLED_AFTER_S", 1.0)
     whole = alone.with_name("whole")
     shutil.copytree(alone, whole)
     (alone / "catalog.parquet").unlink()
@@ -540,7 +549,7 @@ def test_a_folder_left_between_two_renames_is_put_back_by_whoever_opens_it(alone
 def test_a_catalog_of_many_groups_gives_the_rows_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.search.catalog._ROWS_A_GROUP", 7)
+    monkeypatch.setattr("pipeline.search.files.catalog._ROWS_A_GROUP", 7)
     manifest = pd.DataFrame(
         {
             "id": np.arange(50),
@@ -558,17 +567,22 @@ def test_a_catalog_of_many_groups_gives_the_rows_asked_for(
     assert len(catalog) == 50
     assert [row["source"] for row in catalog.rows(ids)] == ["49.png", "0.png", "7.png", "6.png", "6.png"]
     assert catalog.rows(np.array([2]))[0]["class_name"] is None
-    with pytest.raises(UserError, match=r"class_name is 'x', of which the index has none: it has cat, dog$"):
-        catalog.ids_of(None, "x")
-    dogs = ((manifest["class_name"] == "dog") & (manifest["split"] == "train")).to_numpy()
-    np.testing.assert_array_equal(catalog.ids_of("train", "dog"), dogs)
+    np.testing.assert_array_equal(catalog.ids(), np.arange(50))
+    for column in ("split", "class_name"):
+        words, numbers = catalog.words(column)
+        found = [words[number] if number >= 0 else None for number in numbers]
+        assert found == [*manifest[column].replace({np.nan: None})]
+    assert sum(len(table) for table in catalog.tables()) == 50
+    holes = manifest.assign(id=manifest["id"] * 2 + 1)
+    write_catalog(tmp_path / "holes.parquet", holes)
+    np.testing.assert_array_equal(Catalog(tmp_path / "holes.parquet").ids(), holes["id"])
 
 
 def test_a_catalog_without_classes_has_none_of_any_name(tmp_path: Path) -> None:
     rows = {"id": [0, 1], "split": ["train"] * 2, "class_name": [None] * 2, "source": ["a", "b"]}
     write_catalog(tmp_path / "catalog.parquet", pd.DataFrame(rows | {"sha256": ["ab"] * 2}))
-    with pytest.raises(UserError, match="class_name is 'cat', of which the index has none: it has none"):
-        Catalog(tmp_path / "catalog.parquet").ids_of(None, "cat")
+    words, numbers = Catalog(tmp_path / "catalog.parquet").words("class_name")
+    assert (words, numbers.tolist()) == ([], [-1, -1])
 
 
 @pytest.mark.slow
@@ -581,7 +595,7 @@ def test_an_index_is_opened_and_not_read(alone: Path) -> None:
     del index
     card = IndexFolder(alone).read_card()
     big = card.__class__(
-        **(card.__dict__ | {"count": 250_000, "index_sha256": sha256_of(alone / "images.faiss")})
+        **(card.__dict__ | {"base_count": 250_000, "index_sha256": sha256_of(alone / "images.faiss")})
     )
     before = own_memory()
     opened = IndexFolder(alone).read_index(big)

@@ -9,6 +9,7 @@ import typer
 from pipeline.cli.compare import compare
 from pipeline.cli.doctor import doctor
 from pipeline.cli.embed import embed
+from pipeline.cli.index import app as index
 from pipeline.cli.init import init
 from pipeline.cli.query import query
 from pipeline.cli.recipe import recipe
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.command()(query)
 app.command()(serve)
 app.command()(embed)
+app.add_typer(index, name="index")
 app.command()(compare)
 app.command()(init)
 app.command()(recipe)

@@ -50,11 +50,17 @@ class Lookup:
 
     def find(self, sha256: bytes) -> tuple[NDArray[np.uint8], int, int] | None:
         """Pixels, uint8 [size, size, 3], width and height as stored; None for an image that is not known."""
-        row = int(np.searchsorted(self._digests, np.array(sha256, dtype="S32")))
-        if row == len(self._digests) or self._digests[row] != sha256.rstrip(b"\0"):  # as NumPy keeps them
+        if not is_among(sha256, self._digests):
             return None
+        row = int(np.searchsorted(self._digests, np.array(sha256, dtype="S32")))
         split, place, width, height = self._places[row].item()
         return self._arrays[split][place], width, height
+
+
+def is_among(sha256: bytes, digests: NDArray[np.bytes_]) -> bool:
+    """Whether a hash is one of these, S32 [N], sorted."""
+    row = int(np.searchsorted(digests, np.array(sha256, dtype="S32")))
+    return row < len(digests) and digests[row] == sha256.rstrip(b"\0")  # as NumPy keeps them
 
 
 @contextmanager

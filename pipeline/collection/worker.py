@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.collection.known import KnownImages, Lookup
+from pipeline.collection.known import KnownImages, Lookup, is_among
 from pipeline.collection.sources.collection import Content, Pixels, Span, Unreadable
 from pipeline.images import UnreadableImageError, check_num_bytes, decode, fit
 
@@ -29,7 +29,7 @@ class Read:
         width: of the image as it is stored, in pixels.
         height: likewise.
         sha256: of the file's bytes.
-        was_known: whether its pixels were taken from where they stood decoded.
+        was_known: whether its pixels were taken from where they stood decoded, or nobody wants them.
     """
 
     width: int
@@ -46,11 +46,13 @@ class Job:
         paths: of the arrays by split, uint8 [N, size, size, 3], in which a place is a row.
         size: height and width in pixels.
         known: images whose pixels need no decoding; None where there are none.
+        unwanted: .npy of the sha256 of files that nobody wants decoded, S32 [N], sorted; None: of none.
     """
 
     paths: dict[str, Path]
     size: int
     known: KnownImages | None = None
+    unwanted: Path | None = None
 
 
 class Worker:
@@ -59,6 +61,7 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self._size = job.size
         self._known = None if job.known is None else Lookup(job.known)
+        self._unwanted = None if job.unwanted is None else np.load(job.unwanted, mmap_mode="r")
         self._arrays: dict[str, NDArray[np.uint8]] = {
             split: np.load(path, mmap_mode="r+") for split, path in job.paths.items()
         }
@@ -84,6 +87,8 @@ class Worker:
 
     def _decode(self, place: Place, content: bytes) -> Read:
         sha256 = hashlib.sha256(content).digest()
+        if self._unwanted is not None and is_among(sha256, self._unwanted):
+            return Read(0, 0, sha256, was_known=True)
         known = None if self._known is None else self._known.find(sha256)
         if known is not None:
             self._arrays[place.split][place.row], width, height = known

@@ -1,38 +1,17 @@
-"""Any image files to a table of embeddings: files, folders and archives, however many."""
+"""Any image files to a table of embeddings."""
 
 import json
-import tempfile
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow
 import pyarrow.parquet
-from numpy.typing import NDArray
-from tqdm import tqdm
 
-from pipeline.arrays import create_array
 from pipeline.atomic import atomic_file
-from pipeline.collection.decoding import decode_all, most_under_way
-from pipeline.collection.sources.collection import Span, Unreadable, printable
-from pipeline.collection.sources.members import Member, reader_of
-from pipeline.collection.worker import Job, Place, Read
+from pipeline.encoder.embed_each import Embedded, Skipped, count_images, embed_each, none_can_be_read
 from pipeline.encoder.runtime import Encoder
-from pipeline.errors import UserError
 
-_PIXELS = "pixels"  # the one array that is decoded into
 _ROWS_A_GROUP = 1 << 13  # held until they are written: 67 MB of 2,048 dimensions
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An image that could not be read, and why."""
-
-    source: str
-    reason: str
 
 
 def embed_files(
@@ -58,94 +37,17 @@ def embed_files(
         UserError: there is no such path, an archive is damaged, or no image can be read.
         MachineError: the process of an image was killed, most likely for want of memory.
     """
-    total = sum(1 for _ in _members(paths))
-    if not total:
-        raise UserError(
-            f"{', '.join(map(str, paths))}: holds no image that is read (camera RAW is not): name "
-            "image files, folders or archives"
-        )
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        atomic_file(output) as partial,
-        _Table(partial, encoder) as table,
-        tqdm(total=total, desc="embed", unit=" images", disable=None) as bar,
-    ):
+    total = count_images(paths)
+    with atomic_file(output) as partial, _Table(partial, encoder) as table:
         skipped = []
-        for outcome in _embed(
-            encoder, islice(_members(paths), total), total, batch_size, Path(scratch), table
-        ):
-            bar.update()
-            if isinstance(outcome, Skipped):
+        for outcome in embed_each(encoder, paths, total, batch_size, "embed"):
+            if isinstance(outcome, Embedded):
+                table.add(outcome)
+            elif isinstance(outcome, Skipped):
                 skipped.append(outcome)
         if table.num_rows == 0:
-            first = f", the first is {skipped[0].source}: {skipped[0].reason}" if skipped else ""
-            raise UserError(f"no image of {total:,} can be read{first}")
+            raise none_can_be_read(total, skipped)
     return table.num_rows, skipped
-
-
-def _embed(
-    encoder: Encoder,
-    members: Iterator[tuple[str, Member]],
-    total: int,
-    batch_size: int,
-    scratch: Path,
-    table: "_Table",
-) -> Iterator[Read | Skipped]:
-    """Decoded images wait in rows of a scratch array, which are used again once they are embedded."""
-    size = encoder.image_size
-    num_rows = min(total, most_under_way() + batch_size)
-    pixels = create_array(scratch / "pixels.npy", np.uint8, (num_rows, size, size, 3))
-    free = deque(range(num_rows))
-    under_way: dict[int, tuple[int, str]] = {}  # the row and the source of each number
-
-    def places() -> Iterator[tuple[int, Place]]:
-        for number, (source, member) in enumerate(members):
-            under_way[number] = free.popleft(), source
-            yield number, Place(_PIXELS, under_way[number][0], member.read())
-
-    batch: list[tuple[int, str, Read]] = []
-
-    def embed_batch() -> None:
-        rows = [row for row, _, _ in batch]
-        table.add([source for _, source, _ in batch], [read for _, _, read in batch], encoder(pixels[rows]))
-        free.extend(rows)
-        batch.clear()
-
-    job = Job({_PIXELS: scratch / "pixels.npy"}, size)
-    for number, outcome in decode_all(places(), job, lambda number: under_way[number][1]):
-        row, source = under_way.pop(number)
-        if isinstance(outcome, Read):
-            batch.append((row, source, outcome))
-            yield outcome
-        else:
-            free.append(row)
-            yield Skipped(source, outcome)
-        if len(batch) == batch_size:
-            embed_batch()
-    if batch:
-        embed_batch()
-
-
-def _members(paths: Sequence[Path]) -> Iterator[tuple[str, Member]]:
-    """Every image of all paths, and what a person knows it by; camera RAW is passed over."""
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"{printable(str(path))}: no such file or folder")
-        reader = reader_of(path)
-        if reader is None:
-            yield printable(str(path)), _named(path)
-            continue
-        for member in reader(path):
-            if not member.is_raw:
-                yield printable(f"{path}/{member.name}"), member
-
-
-def _named(path: Path) -> Member:
-    """A file that somebody names is left out with its reason where a folder's would be passed over."""
-    member = Member(str(path), Span(path, 0, path.stat().st_size))
-    if not path.is_file():  # a pipe would be waited for until somebody writes to it
-        return Member(member.name, Unreadable("not a regular file"))
-    return Member(member.name, Unreadable("camera RAW: export it as JPEG")) if member.is_raw else member
 
 
 class _Table:
@@ -178,22 +80,22 @@ class _Table:
         self._writer.close()
         self._file.close()
 
-    def add(self, sources: list[str], reads: list[Read], embeddings: NDArray[np.float32]) -> None:
-        """Rows more: float32 [B, D], and of each where it came from and what was read."""
+    def add(self, embedded: Embedded) -> None:
+        """Rows more."""
         columns = [
-            sources,
-            [read.sha256.hex() for read in reads],
-            [read.width for read in reads],
-            [read.height for read in reads],
+            embedded.sources,
+            [read.sha256.hex() for read in embedded.reads],
+            [read.width for read in embedded.reads],
+            [read.height for read in embedded.reads],
             pyarrow.FixedSizeListArray.from_arrays(
-                pyarrow.array(embeddings.reshape(-1)), embeddings.shape[1]
+                pyarrow.array(embedded.embeddings.reshape(-1)), embedded.embeddings.shape[1]
             ),
         ]
         arrays = [
             pyarrow.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)
         ]
         self._waiting.append(pyarrow.record_batch(arrays, schema=self._schema))
-        self.num_rows += len(sources)
+        self.num_rows += len(embedded.reads)
         if sum(batch.num_rows for batch in self._waiting) >= _ROWS_A_GROUP:
             self._write()
 

@@ -6,11 +6,17 @@ from pydantic import Field
 
 from pipeline.params.section import Count, NonEmpty, Section, Seed
 
+MOST_OF_A_THUMBNAIL = 1024  # pixels
+
 
 class Index(Section):
-    """`auto`, or any factory string of FAISS; for an approximate one, the recall@10 that it is tuned to."""
+    """`auto`, or any factory string of FAISS; for an approximate one, the recall@10 that it is tuned to.
+
+    With it lie thumbnails of at most so many pixels on their longer side; 0: none.
+    """
 
     factory: NonEmpty
     target_recall: Annotated[float, Field(gt=0, le=1)]
     num_queries: Count
     seed: Seed
+    thumbnail_size: Annotated[int, Field(ge=0, le=MOST_OF_A_THUMBNAIL)]

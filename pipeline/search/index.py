@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from pipeline.search.index_folder import Built
-from pipeline.search.rows import chunks, read_rows, sample_rows
+from pipeline.search.files.card import Built
+from pipeline.search.rows import Rows, chunks, read_rows, sample_rows
 from pipeline.search.tuning import exact_neighbors, tune
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 # Up to here an exact search of 512 dimensions takes a few tens of milliseconds on two cores.
 _EXACT_UP_TO = 100_000
-_EXACT = "Flat"
-_RECALL_AT = 10
-_HELD_OUT_AT_MOST = 10  # of so many images one: what is searched is nearly all of the collection
+EXACT = "Flat"
+RECALL_AT = 10
+HELD_OUT_AT_MOST = 10  # of so many images one: what is searched is nearly all of the collection
 _TRAINING_POINTS_PER_LIST = 64  # FAISS asks for 39 at least and uses 256 at most
 
 
@@ -40,13 +40,11 @@ def choose_factory(factory: str, count: int) -> str:
     if factory != "auto":
         return factory
     if count <= _EXACT_UP_TO:
-        return _EXACT
+        return EXACT
     return f"IVF{2 ** round(math.log2(4 * math.sqrt(count)))},Flat"
 
 
-def make_index(
-    embeddings: Sequence[NDArray[np.float32]], params: "Index"
-) -> tuple[faiss.Index, Built, float]:
+def make_index(embeddings: Sequence[Rows], params: "Index") -> tuple[faiss.Index, Built, float]:
     """Chooses, builds and tunes an index, with queries that are not in it until that is done.
 
     An image that is in an index finds itself, which no new one does; and in a graph it is found more easily
@@ -65,20 +63,20 @@ def make_index(
     """
     count = sum(len(part) for part in embeddings)
     factory = choose_factory(params.factory, count)
-    asked = sample_rows(count, min(params.num_queries, count // _HELD_OUT_AT_MOST), params.seed)
+    asked = sample_rows(count, min(params.num_queries, count // HELD_OUT_AT_MOST), params.seed)
     queries = read_rows(embeddings, asked)
     with faiss_errors(factory, count, embeddings[0].shape[1]):
-        if factory == _EXACT:  # it misses nothing
+        if factory == EXACT:  # it misses nothing
             index = build_index(embeddings, factory, params.seed, held_out=asked[:0])
             search_parameters, reached = dict[str, int](), 1.0
             queries_per_s = _queries_per_s(index, queries)
         else:
             index = build_index(embeddings, factory, params.seed, held_out=asked)
-            truth = exact_neighbors(embeddings, queries, min(_RECALL_AT, count - len(asked)), asked)
+            truth = exact_neighbors(embeddings, queries, min(RECALL_AT, count - len(asked)), asked)
             search_parameters, reached = tune(index, queries, truth, params.target_recall)
             queries_per_s = _queries_per_s(index, queries)
             if len(asked):
-                _add(index, queries, asked)
+                add_held_out(index, queries, asked)
     built = Built(
         dimension=index.d,
         count=index.ntotal,
@@ -91,7 +89,7 @@ def make_index(
 
 
 def build_index(
-    embeddings: Sequence[NDArray[np.float32]], factory: str, seed: int, held_out: NDArray[np.int64]
+    embeddings: Sequence[Rows], factory: str, seed: int, held_out: NDArray[np.int64]
 ) -> faiss.Index:
     """An inner-product index whose ids count the rows of all parts, one after the other.
 
@@ -107,16 +105,36 @@ def build_index(
     index = faiss.index_factory(embeddings[0].shape[1], factory, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
         index.train(_training_sample(embeddings, index, seed, held_out))
+    return fill(index, embeddings, held_out)
+
+
+def fill(index: faiss.Index, embeddings: Sequence[Rows], held_out: NDArray[np.int64]) -> faiss.Index:
+    """Adds the rows of all parts to an index that is trained and empty.
+
+    Args:
+        index: of the embeddings' dimension.
+        embeddings: parts of [N, D] each.
+        held_out: rows that are left out, sorted; they can be added later, by `add_held_out`.
+
+    Returns:
+        The index, or one around it that takes ids.
+    """
     if len(held_out) and not _takes_ids(index):
         index = faiss.IndexIDMap2(index)
+    by_id = len(held_out) > 0 or isinstance(index, faiss.IndexIDMap)
     for first, rows in chunks(embeddings):
         ids = np.arange(first, first + len(rows))
         kept = ~np.isin(ids, held_out)
-        if len(held_out):
-            _add(index, rows[kept], ids[kept])
+        if by_id:
+            add_held_out(index, rows[kept], ids[kept])
         else:
             index.add(rows)
     return index
+
+
+def add_held_out(index: faiss.Index, rows: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
+    """Adds embeddings, [n, D], under ids that are not in the index, [n]."""
+    index.add_with_ids(np.ascontiguousarray(rows), ids)
 
 
 @contextmanager
@@ -140,14 +158,10 @@ def faiss_errors(factory: str, count: int, dimension: int) -> Iterator[None]:
 def _takes_ids(index: faiss.Index) -> bool:
     """Whether vectors can be added under ids of one's own: inverted files can."""
     try:
-        _add(index, np.empty((0, index.d), dtype=np.float32), np.empty(0, dtype=np.int64))
+        add_held_out(index, np.empty((0, index.d), dtype=np.float32), np.empty(0, dtype=np.int64))
     except RuntimeError:
         return False
     return True
-
-
-def _add(index: faiss.Index, rows: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
-    index.add_with_ids(np.ascontiguousarray(rows), ids)
 
 
 def _queries_per_s(index: faiss.Index, queries: NDArray[np.float32]) -> float:
@@ -155,12 +169,12 @@ def _queries_per_s(index: faiss.Index, queries: NDArray[np.float32]) -> float:
         return 0.0
     started = time.perf_counter()
     for query in queries:
-        index.search(query[None], _RECALL_AT)
+        index.search(query[None], RECALL_AT)
     return len(queries) / (time.perf_counter() - started)
 
 
 def _training_sample(
-    embeddings: Sequence[NDArray[np.float32]], index: faiss.Index, seed: int, held_out: NDArray[np.int64]
+    embeddings: Sequence[Rows], index: faiss.Index, seed: int, held_out: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     count = sum(len(part) for part in embeddings)
     try:

@@ -1,17 +1,24 @@
-"""The index folder: four files of one generation that answer together, wherever they are copied to."""
+"""The index folder: files of one generation that answer together, wherever they are copied to."""
 
 import hashlib
 import os
 import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import faiss
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from numpy.typing import NDArray
 
 from pipeline.artifacts import Artifacts, read_json, sha256_of, write_json
 from pipeline.errors import UserError, damaged_output, existing, missing_output
-from pipeline.search.catalog import write_catalog
+from pipeline.search.files.card import BASE, Built, IndexCard, PartCard, card_of
+from pipeline.search.files.catalog import Catalog, write_catalog
+from pipeline.search.files.thumbnails import Thumbnails, ThumbnailWriter, encode_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,40 +30,17 @@ _SEAL_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
-class IndexCard:
-    """What index.json says of an index.
+class PartFiles:
+    """Where the files of the base or of a segment lie."""
 
-    Attributes:
-        index_sha256: of images.faiss.
-        index_seal: the sha256 of FAISS's own bytes, which images.faiss ends in, behind what FAISS reads: so a
-            large one is told from any other without reading it whole.
-        encoder_sha256: of encoder.onnx, whose embeddings are in the index.
-        catalog_sha256: of catalog.parquet.
-        manifest_sha256: of data/images/manifest.parquet as it was; the pictures beside it are the index's.
-        dimension: D.
-        count: N.
-        factory: FAISS's factory string.
-        search_parameters: as tuned, like nprobe; empty where there is nothing to tune.
-        recall_at_10: share of the true ten nearest others that the search finds, over sampled images.
-        target_recall: that was asked for.
-    """
-
-    index_sha256: str
-    index_seal: str
-    encoder_sha256: str
-    catalog_sha256: str
-    manifest_sha256: str
-    dimension: int
-    count: int
-    factory: str
-    search_parameters: dict[str, int]
-    recall_at_10: float
-    target_recall: float
+    index: Path
+    catalog: Path
+    thumbnails: Path
 
 
 @dataclass(frozen=True)
 class IndexFolder:
-    """Where the four files lie."""
+    """Where the files lie, and what of them is read and written."""
 
     path: Path
 
@@ -76,15 +60,43 @@ class IndexFolder:
     def catalog(self) -> Path:
         return self.path / "catalog.parquet"
 
+    @property
+    def thumbnails(self) -> Path:
+        return self.path / "thumbnails.arrow"
+
+    @property
+    def removed(self) -> Path:
+        return self.path / "removed.npy"
+
+    def files_of(self, part: str) -> PartFiles:
+        """Those of the part of this name."""
+        if part == BASE:
+            return PartFiles(self.index, self.catalog, self.thumbnails)
+        return PartFiles(*(self.path / f"{part}.{kind}" for kind in ("faiss", "parquet", "arrow")))
+
+    def named_by(self, card: IndexCard) -> dict[Path, str]:
+        """Every file but index.json, and the sha256 that it has."""
+        named = {self.encoder: card.encoder_sha256}
+        for part in card.parts():
+            files = self.files_of(part.name)
+            named |= {files.index: part.index_sha256, files.catalog: part.catalog_sha256}
+            if part.thumbnails_sha256 is not None:
+                named[files.thumbnails] = part.thumbnails_sha256
+        if card.removed_sha256 is not None:
+            named[self.removed] = card.removed_sha256
+        return named
+
     def write(
         self,
         index: faiss.Index,
-        built: "Built",
+        built: Built,
         encoder: Path,
         manifest: "pd.DataFrame",
         manifest_sha256: str,
+        images: Sequence[NDArray[np.uint8]] = (),
+        thumbnail_size: int = 0,
     ) -> IndexCard:
-        """Writes all four, index.json last.
+        """Writes all of them, index.json last.
 
         Args:
             index: of all images.
@@ -92,26 +104,39 @@ class IndexFolder:
             encoder: the ONNX file that made the embeddings.
             manifest: a row an image, in the order of the ids.
             manifest_sha256: of its file.
+            images: their pixels, arrays [N, H, W, 3] one after the other; nothing without thumbnails.
+            thumbnail_size: the longer side of the thumbnails at most, in pixels; 0: none are written.
 
         Raises:
             OSError: the disk has no room for it.
         """
-        try:
-            seal = _write_sealed(index, self.index)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.index)) from None
+        seal = write_sealed(index, self.index)
         shutil.copyfile(encoder, self.encoder)
         write_catalog(self.catalog, manifest)
+        catalog_sha256 = sha256_of(self.catalog)
+        if thumbnail_size:
+            write_thumbnails(self.thumbnails, catalog_sha256, encode_all(images, thumbnail_size))
         card = IndexCard(
             index_sha256=sha256_of(self.index),
             index_seal=seal,
             encoder_sha256=sha256_of(self.encoder),
-            catalog_sha256=sha256_of(self.catalog),
+            catalog_sha256=catalog_sha256,
             manifest_sha256=manifest_sha256,
             **asdict(built),
+            base_count=built.count,
+            next_id=built.count,
+            segments=(),
+            removed_count=0,
+            removed_sha256=None,
+            thumbnail_size=thumbnail_size,
+            thumbnails_sha256=sha256_of(self.thumbnails) if thumbnail_size else None,
         )
-        write_json(self.card, asdict(card))
+        self.write_card(card)
         return card
+
+    def write_card(self, card: IndexCard) -> None:
+        """Writes index.json."""
+        write_json(self.card, asdict(card))
 
     def read_card(self) -> IndexCard:
         """Reads index.json.
@@ -124,38 +149,86 @@ class IndexFolder:
         if not self.card.exists() and (self.path / "index" / self.card.name).exists():
             raise UserError(f"{self.path}: not an index folder, {self.path / 'index'} is one: name that")
         try:
-            return IndexCard(**read_json(self.card, made_by="index"))
-        except TypeError:
+            return card_of(read_json(self.card, made_by="index"))
+        except (TypeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
             raise damaged_output(self.card, "not of this version of Lookalike", "index") from None
 
-    def read_index(self, card: IndexCard) -> faiss.Index:
-        """Opens images.faiss, memory-mapped: what a search touches is read, and not before.
+    def read_index(self, card: IndexCard, part: PartCard | None = None) -> faiss.Index:
+        """Opens images.faiss, or a segment's, memory-mapped: what a search touches is read, and not before.
 
         Raises:
             UserError: the file is missing, damaged, or not the one that index.json names.
         """
-        existing(self.index, made_by="index")
+        part = card.parts()[0] if part is None else part
+        path = self.files_of(part.name).index
+        existing(path, made_by="index")
         try:
-            index = faiss.read_index(str(self.index), faiss.IO_FLAG_MMAP_IFC)
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError:
-            if not self.index.is_file():
-                raise missing_output(self.index, "index") from None
-            self.index.open("rb").close()  # no permission is not damage: let it be said
-            raise damaged_output(self.index, "not a whole FAISS index", "index") from None
-        if (index.d, index.ntotal) != (card.dimension, card.count):
-            raise self.of_another(
-                self.index,
-                f"{index.ntotal} images of {index.d} dimensions",
-                f"{card.count} of {card.dimension}",
-            )
-        if self.index.stat().st_size <= _HASHED_UP_TO:
-            self.check(self.index, sha256_of(self.index), card.index_sha256)
+            if not path.is_file():
+                raise missing_output(path, "index") from None
+            path.open("rb").close()  # no permission is not damage: let it be said
+            raise damaged_output(path, "not a whole FAISS index", "index") from None
+        if (index.d, index.ntotal) != (card.dimension, part.count):
+            found = f"{index.ntotal} images of {index.d} dimensions"
+            raise self.of_another(path, found, f"{part.count} of {card.dimension}")
+        if path.stat().st_size <= _HASHED_UP_TO:
+            self.check(path, sha256_of(path), part.index_sha256)
         else:
-            self.check(self.index, _seal_of(self.index), card.index_seal)
+            self.check(path, _seal_of(path), part.index_seal)
         return index
 
+    def read_catalog(self, part: PartCard) -> Catalog:
+        """Opens the catalog of a part.
+
+        Raises:
+            UserError: the file is missing, damaged, or not the one that index.json names.
+        """
+        path = existing(self.files_of(part.name).catalog, made_by="index")
+        self.check(path, sha256_of(path), part.catalog_sha256)
+        try:
+            catalog = Catalog(path)
+        except pyarrow.ArrowInvalid:
+            raise damaged_output(path, "not a parquet file", "index") from None
+        if len(catalog) != part.count:
+            raise self.of_another(path, f"{len(catalog)} rows", str(part.count))
+        return catalog
+
+    def read_thumbnails(self, part: PartCard) -> Thumbnails | None:
+        """Opens the thumbnails of a part; None where it has none.
+
+        Raises:
+            UserError: the file is missing, damaged, or of another catalog.
+        """
+        if part.thumbnails_sha256 is None:
+            return None
+        path = existing(self.files_of(part.name).thumbnails, made_by="index")
+        try:
+            thumbnails = Thumbnails(path)
+        except ValueError:  # as pyarrow's own is one
+            raise damaged_output(path, "not a whole file of thumbnails", "index") from None
+        if thumbnails.catalog_sha256 != part.catalog_sha256:
+            of = f"of catalog {thumbnails.catalog_sha256[:12]}"
+            raise self.of_another(path, of, f"catalog {part.catalog_sha256[:12]}")
+        if len(thumbnails) != part.count:
+            raise self.of_another(path, f"{len(thumbnails)} thumbnails", str(part.count))
+        return thumbnails
+
+    def read_removed(self, card: IndexCard) -> NDArray[np.int64]:
+        """The ids that stand in the files and are not found any more, ascending.
+
+        Raises:
+            UserError: the file is missing, or not the one that index.json names.
+        """
+        if card.removed_sha256 is None:
+            return np.empty(0, dtype=np.int64)
+        self.check(self.removed, sha256_of(existing(self.removed, made_by="index")), card.removed_sha256)
+        return np.asarray(np.load(self.removed, allow_pickle=False), dtype=np.int64)
+
     def check_made_of(self, card: IndexCard, data: Artifacts) -> None:
-        """Holds that the index is of these images by this encoder.
+        """Holds that the index is of these images by this encoder, all of them and no others.
 
         Raises:
             UserError: it is not.
@@ -167,6 +240,12 @@ class IndexFolder:
                     f"{self.path}: was made with {path} {named[:12]}, and that is {found[:12]} now: "
                     "run 'dvc repro index'"
                 )
+        num_images = pyarrow.parquet.read_metadata(data.manifest).num_rows
+        if not card.count == card.base_count == card.next_id == num_images:
+            raise UserError(
+                f"{self.path}: images were added or removed since stage 'index' made it: "
+                "run 'dvc repro index'"
+            )
 
     def check(self, file: Path, found: str, expected: str) -> None:
         """Holds a file's sha256 against the one that index.json names.
@@ -185,34 +264,36 @@ class IndexFolder:
         )
 
 
-def _write_sealed(index: faiss.Index, path: Path) -> str:
-    """Writes an index, and behind it the sha256 of its bytes; gives that, in hexadecimal."""
+def write_sealed(index: faiss.Index, path: Path) -> str:
+    """Writes an index, and behind it the sha256 of its bytes; gives that, in hexadecimal.
+
+    Raises:
+        OSError: the disk has no room for it.
+    """
     digest = hashlib.sha256()
-    # through Python's file: where the disk is full at the last bytes FAISS's own raises nothing
-    with path.open("wb") as file:
+    try:
+        # through Python's file: where the disk is full at the last bytes FAISS's own raises nothing
+        with path.open("wb") as file:
 
-        def write(content: bytes) -> int:
-            digest.update(content)
-            return file.write(content)
+            def write(content: bytes) -> int:
+                digest.update(content)
+                return file.write(content)
 
-        faiss.write_index(index, faiss.PyCallbackIOWriter(write))  # type: ignore[attr-defined]
-        file.write(digest.digest())
+            faiss.write_index(index, faiss.PyCallbackIOWriter(write))  # type: ignore[attr-defined]
+            file.write(digest.digest())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     return digest.hexdigest()
+
+
+def write_thumbnails(path: Path, catalog_sha256: str, jpegs: Iterable[Sequence[bytes]]) -> None:
+    """Writes a file of thumbnails, lists of JPEG one after the other."""
+    with ThumbnailWriter(path, catalog_sha256) as thumbnails:
+        for some in jpegs:
+            thumbnails.add(some)
 
 
 def _seal_of(path: Path) -> str:
     with path.open("rb") as file:
         file.seek(-_SEAL_BYTES, os.SEEK_END)
         return file.read().hex()
-
-
-@dataclass(frozen=True)
-class Built:
-    """How an index was built; see `IndexCard`."""
-
-    dimension: int
-    count: int
-    factory: str
-    search_parameters: dict[str, int]
-    recall_at_10: float
-    target_recall: float

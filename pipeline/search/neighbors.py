@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.search.finding import search_parameters
-from pipeline.search.rows import chunks
+from pipeline.search.rows import Rows, chunks
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Neighbors:
 def neighbors_of_all(
     index: faiss.Index,
     parameters: Mapping[str, int],
-    embeddings: Sequence[NDArray[np.float32]],
+    embeddings: Sequence[Rows],
     k: int,
     among: NDArray[np.bool_] | None = None,
 ) -> Neighbors:

@@ -1,10 +1,9 @@
 """What an index can be asked with: files, pixels, ids, embeddings, one or many; all become embeddings."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,14 +27,14 @@ def is_one(query: Query | Sequence[Query]) -> bool:
 
 
 def to_embeddings(
-    query: Query | Sequence[Query], encoder: Encoder, index: faiss.Index
+    query: Query | Sequence[Query], encoder: Encoder, embedding_of: Callable[[int], NDArray[np.float32]]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The embeddings of one query or of many.
 
     Args:
         query: see `ImageIndex.search`.
         encoder: of the index.
-        index: that is asked; the embedding of an id is read from it.
+        embedding_of: gives that of an id of the index, float32 [D], of length 1.
 
     Returns:
         float32 [Q, D], L2-normalised, and each query's own id, or -1 where it is not asked by one, [Q].
@@ -50,9 +49,9 @@ def to_embeddings(
     pictures: list[int] = []
     for place, each in enumerate(queries):
         if isinstance(each, int | np.integer):
-            embeddings[place], own_ids[place] = _embedding_of(int(each), index), each
+            embeddings[place], own_ids[place] = embedding_of(int(each)), each
         elif isinstance(each, np.ndarray) and np.issubdtype(each.dtype, np.floating):
-            embeddings[place] = _unit(each, encoder.dim)
+            embeddings[place] = unit(each, encoder.dim)
         elif isinstance(each, str | Path) or (isinstance(each, np.ndarray) and each.dtype == np.uint8):
             pictures.append(place)
         else:
@@ -87,25 +86,12 @@ def _pixels(query: Path | str | NDArray[np.uint8], size: int) -> NDArray[np.uint
     return query
 
 
-def _embedding_of(id_: int, index: faiss.Index) -> NDArray[np.float32]:
-    if not 0 <= id_ < index.ntotal:
-        raise UserError(f"there is no image {id_}: the ids go from 0 to {index.ntotal - 1}")
-    refused = UserError(
-        f"image {id_}: an index of this kind does not give its embeddings back: ask with the image's file"
-    )
-    inverted = faiss.try_extract_index_ivf(index)
-    if inverted is not None:
-        if isinstance(faiss.downcast_index(inverted), faiss.IndexIVFFastScan):
-            raise refused  # FAISS 1.15 ends the process there
-        inverted.make_direct_map()  # where each id lies; made once
-    try:
-        # of compressed codes the length is not 1
-        return _unit(np.asarray(index.reconstruct(id_), dtype=np.float32), index.d)
-    except RuntimeError:
-        raise refused from None
+def unit(embedding: NDArray[np.floating], dimension: int) -> NDArray[np.float32]:
+    """An embedding of any length as one of length 1, float32 [D].
 
-
-def _unit(embedding: NDArray[np.floating], dimension: int) -> NDArray[np.float32]:
+    Raises:
+        UserError: it has another shape, or no direction.
+    """
     if embedding.shape != (dimension,):
         raise UserError(f"an embedding is {list(embedding.shape)}, the index holds [{dimension}]")
     length = float(np.linalg.norm(embedding))

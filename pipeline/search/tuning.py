@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.search.rows import chunks
+from pipeline.search.rows import Rows, chunks
 
 # Q queries, D dimensions
 
@@ -61,7 +61,7 @@ def recall(index: faiss.Index, queries: NDArray[np.float32], truth: NDArray[np.i
 
 
 def exact_neighbors(
-    embeddings: Sequence[NDArray[np.float32]],
+    embeddings: Sequence[Rows],
     queries: NDArray[np.float32],
     k: int,
     left_out: NDArray[np.int64],

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
-from pipeline.search.image_index import ImageIndex, identity
+from pipeline.search.files.settling import identity
+from pipeline.search.image_index import ImageIndex
 
 if TYPE_CHECKING:
     from pipeline.params.section import Device  # a type alone: a server reads no params.yaml

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from pipeline.errors import UserError
@@ -27,19 +27,24 @@ def router_of(workshop: Workshop) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=workshop.limits.rows, description="Images to list.")] = 100,
         class_name: schemas.ClassName = None,
         split: schemas.Split = None,
+        id_: Annotated[
+            int | None, Query(alias="id", ge=0, le=schemas.MAX_ID, description="That image alone.")
+        ] = None,
     ) -> Response:
-        """Images of the collection, in the order of their ids."""
+        """Images of the collection in the order of their ids; `total` counts all of the class and split."""
         index = workshop.generations.current
         try:
-            rows = index.rows(offset, limit, split=split, class_name=class_name)
+            if id_ is not None:
+                rows, total = [index.row(id_)], 1
+            else:
+                rows = index.rows(offset, limit, split=split, class_name=class_name)
+                total = index.count(split=split, class_name=class_name)
         except UserError as error:
             raise Problem(404, "not found", str(error)) from None
-        return as_json({"generation": index.generation, "total": len(index), "images": rows})
+        return as_json({"generation": index.generation, "total": total, "images": rows})
 
     @router.get("/images/{id}", **schemas.IMAGE)
-    async def image(
-        request: Request, id_: Annotated[int, Path(alias="id", ge=0, le=schemas.MAX_ID)]
-    ) -> Response:
+    async def image(request: Request, id_: schemas.Id) -> Response:
         """The thumbnail of an image, a JPEG."""
         try:
             content = workshop.generations.current.thumbnail(id_)
@@ -76,7 +81,7 @@ def _described(index: ImageIndex, workshop: Workshop) -> dict[str, Any]:
         "count": len(index),
         "classes": index.classes,
         "splits": index.splits,
-        "thumbnails": index.has_thumbnails,
+        "thumbnails": index.card.thumbnail_size > 0,
         "dimension": index.card.dimension,
         "limits": {name: asdict(limits)[name] for name in ("k", "images", "rows", "body_bytes", "pixels")},
     }

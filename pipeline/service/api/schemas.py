@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import Query
+from fastapi import Path, Query
 
 from pipeline.service.problems import MEDIA_TYPE
 
@@ -12,6 +12,7 @@ _MAX_WORD = 1_000  # characters
 ClassName = Annotated[
     str | None, Query(alias="class", max_length=_MAX_WORD, description="Only images of this class.")
 ]
+Id = Annotated[int, Path(alias="id", ge=0, le=MAX_ID, description="Of the image in the collection.")]
 Split = Annotated[str | None, Query(max_length=_MAX_WORD, description="Only images of this split.")]
 
 _STRING: dict[str, Any] = {"type": "string"}

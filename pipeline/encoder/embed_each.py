@@ -1,0 +1,205 @@
+"""Any image files to embeddings, a batch at a time: files, folders and archives, however many."""
+
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pipeline.arrays import create_array
+from pipeline.collection.decoding import decode_all, most_under_way
+from pipeline.collection.known import is_among
+from pipeline.collection.sources.collection import Span, Unreadable, printable
+from pipeline.collection.sources.members import Member, reader_of
+from pipeline.collection.worker import Job, Place, Read
+from pipeline.encoder.runtime import Encoder
+from pipeline.errors import UserError
+
+_PIXELS = "pixels"  # the one array that is decoded into
+# Fewer are decoded sooner than those that decode are told what is known, in a file of 32 bytes each
+_WORTH_TELLING = 64
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that could not be read, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Passed:
+    """An image that is known already, or came before, by the sha256 of its bytes."""
+
+    source: str
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Some images, embedded: B of them.
+
+    Attributes:
+        sources: what a person knows each by: the path, and within a folder or an archive its name there.
+        names: its name there, or the file's own.
+        reads: what was read of each.
+        pixels: uint8 [B, H, W, 3]; of the encoder's size.
+        embeddings: float32 [B, D], L2-normalised.
+    """
+
+    sources: list[str]
+    names: list[str]
+    reads: list[Read]
+    pixels: NDArray[np.uint8]
+    embeddings: NDArray[np.float32]
+
+
+def count_images(paths: Sequence[Path]) -> int:
+    """How many images these files, folders and archives hold, by the names of the files.
+
+    Raises:
+        UserError: none, or there is no such path.
+    """
+    total = sum(1 for _ in _members(paths))
+    if not total:
+        raise UserError(
+            f"{', '.join(map(str, paths))}: holds no image that is read (camera RAW is not): name "
+            "image files, folders or archives"
+        )
+    return total
+
+
+def none_can_be_read(total: int, skipped: Sequence[Skipped]) -> UserError:
+    """That of so many images none can be read, and why the first cannot."""
+    first = f", the first is {skipped[0].source}: {skipped[0].reason}" if skipped else ""
+    return UserError(f"no image of {total:,} can be read{first}")
+
+
+def embed_each(
+    encoder: Encoder,
+    paths: Sequence[Path],
+    total: int,
+    batch_size: int,
+    description: str,
+    known: NDArray[np.bytes_] | None = None,
+) -> Iterator[Embedded | Passed | Skipped]:
+    """Decodes and embeds images, with progress, in the order that `embed_files` describes.
+
+    Args:
+        encoder: gives float32 [B, D].
+        paths: image files, folders and archives.
+        total: as `count_images` counted them; files that come meanwhile are left out.
+        batch_size: images that the encoder is given at a time.
+        description: stands before the progress bar.
+        known: sha256 of images that are passed over, S32 [N], sorted, and of many not even decoded; so is
+            then what comes twice. None: every image is embedded.
+
+    Raises:
+        UserError: there is no such path, or an archive is damaged.
+        MachineError: the process of an image was killed, most likely for want of memory.
+    """
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        tqdm(total=total, desc=description, unit=" images", disable=None) as bar,
+    ):
+        unwanted = None
+        if known is not None and total >= _WORTH_TELLING:
+            unwanted = Path(scratch) / "known.npy"
+            np.save(unwanted, known)
+        num_rows = min(total, most_under_way() + batch_size)
+        decoded = _Decoded(encoder.image_size, num_rows, Path(scratch), unwanted)
+        seen: set[bytes] = set()
+        batch: list[_Waiting] = []
+        for outcome in decoded.images(islice(_members(paths), total)):
+            bar.update()
+            if isinstance(outcome, Skipped):
+                yield outcome
+            elif known is not None and (outcome.read.sha256 in seen or is_among(outcome.read.sha256, known)):
+                decoded.free(outcome.row)
+                yield Passed(outcome.source)
+            else:
+                if known is not None:
+                    seen.add(outcome.read.sha256)
+                batch.append(outcome)
+                if len(batch) == batch_size:
+                    yield decoded.embedded(batch, encoder)
+                    batch = []
+        if batch:
+            yield decoded.embedded(batch, encoder)
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """An image whose pixels stand in a row of the scratch array."""
+
+    row: int
+    source: str
+    name: str
+    read: Read
+
+
+class _Decoded:
+    """Decoded images wait in rows of a scratch array, which are used again once they are embedded."""
+
+    def __init__(self, size: int, num_rows: int, scratch: Path, unwanted: Path | None) -> None:
+        self._path = scratch / "pixels.npy"
+        self._job = Job({_PIXELS: self._path}, size, unwanted=unwanted)
+        self._pixels = create_array(self._path, np.uint8, (num_rows, size, size, 3))
+        self._free = deque(range(num_rows))
+
+    def images(self, members: Iterator[tuple[str, Member]]) -> Iterator[_Waiting | Skipped]:
+        under_way: dict[int, tuple[int, str, str]] = {}  # the row, the source and the name of each number
+
+        def places() -> Iterator[tuple[int, Place]]:
+            for number, (source, member) in enumerate(members):
+                under_way[number] = self._free.popleft(), source, printable(member.name)
+                yield number, Place(_PIXELS, under_way[number][0], member.read())
+
+        for number, outcome in decode_all(places(), self._job, lambda number: under_way[number][1]):
+            row, source, name = under_way.pop(number)
+            if isinstance(outcome, Read):
+                yield _Waiting(row, source, name, outcome)
+            else:
+                self.free(row)
+                yield Skipped(source, outcome)
+
+    def free(self, row: int) -> None:
+        self._free.append(row)
+
+    def embedded(self, batch: Sequence[_Waiting], encoder: Encoder) -> Embedded:
+        pixels = self._pixels[[each.row for each in batch]]
+        self._free.extend(each.row for each in batch)
+        return Embedded(
+            [each.source for each in batch],
+            [each.name for each in batch],
+            [each.read for each in batch],
+            pixels,
+            encoder(pixels),
+        )
+
+
+def _members(paths: Sequence[Path]) -> Iterator[tuple[str, Member]]:
+    """Every image of all paths, and what a person knows it by; camera RAW is passed over."""
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{printable(str(path))}: no such file or folder")
+        reader = reader_of(path)
+        if reader is None:
+            yield printable(str(path)), _named(path)
+            continue
+        for member in reader(path):
+            if not member.is_raw:
+                yield printable(f"{path}/{member.name}"), member
+
+
+def _named(path: Path) -> Member:
+    """A file that somebody names is left out with its reason where a folder's would be passed over."""
+    member = Member(path.name, Span(path, 0, path.stat().st_size))
+    if not path.is_file():  # a pipe would be waited for until somebody writes to it
+        return Member(member.name, Unreadable("not a regular file"))
+    return Member(member.name, Unreadable("camera RAW: export it as JPEG")) if member.is_raw else member
