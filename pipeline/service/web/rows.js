@@ -53,6 +53,6 @@ export const rowsOf = (view, upload) => (isSearch(view) ? new Neighbors(view, up
 
 // What is known of one image of the collection; null where its place is not its id.
 export async function rowOf(id, options) {
-  const { images } = await askJson("images", { ...options, query: { offset: id, limit: 1 } });
+  const { images } = await askJson("images", { ...options, query: { id } });
   return images.length && String(images[0].id) === id ? images[0] : null;
 }
