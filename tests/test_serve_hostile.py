@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.artifacts import Artifacts
 from pipeline.service.limits import Limits
+from tests.index_folders import index_photographs
 from tests.serving import Served, serving, serving_within
 
 pytestmark = pytest.mark.slow
@@ -41,8 +41,16 @@ def photo() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def served(small_chain: Path) -> Iterator[Served]:
-    with serving_within(small_chain / "data/index", PROMISE) as server:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index folder of real photographs."""
+    path = tmp_path_factory.mktemp("hostile") / "index"
+    index_photographs(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def served(folder: Path) -> Iterator[Served]:
+    with serving_within(folder, PROMISE) as server:
         yield server
 
 
@@ -191,8 +199,8 @@ def test_slow_heads_and_bodies_are_hung_up_on(served: Served, photo: bytes) -> N
     assert served.post("/v1/search", files={"image": photo}).status_code == 200
 
 
-def test_a_decoder_that_dies_costs_its_image_alone(small_chain: Path, photo: bytes) -> None:
-    with serving(small_chain / "data/index") as server:
+def test_a_decoder_that_dies_costs_its_image_alone(folder: Path, photo: bytes) -> None:
+    with serving(folder) as server:
         assert server.post("/v1/search", files={"image": photo}).status_code == 200
         children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
         for _ in range(3):
@@ -203,11 +211,9 @@ def test_a_decoder_that_dies_costs_its_image_alone(small_chain: Path, photo: byt
         assert float(re.search(r"^lookalike_decoder_deaths_total (\S+)", metrics, re.M)[1]) >= 3  # type: ignore[index]
 
 
-def test_an_image_that_takes_too_long_is_refused_and_the_next_is_answered(
-    small_chain: Path, photo: bytes
-) -> None:
+def test_an_image_that_takes_too_long_is_refused_and_the_next_is_answered(folder: Path, photo: bytes) -> None:
     """A decoder that stops on an image is what one that loops on it is: it is ended, and the image blamed."""
-    with serving_within(small_chain / "data/index", Limits(decode_s=0.5)) as server:
+    with serving_within(folder, Limits(decode_s=0.5)) as server:
         assert server.post("/v1/search", files={"image": photo}).status_code == 200
         (child,) = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
         os.kill(int(child), signal.SIGSTOP)
@@ -217,17 +223,14 @@ def test_an_image_that_takes_too_long_is_refused_and_the_next_is_answered(
         assert server.post("/v1/search", files={"image": photo}).status_code == 200
 
 
-def test_a_full_server_says_when_to_come_again(small_chain: Path) -> None:
-    pixels = Artifacts(small_chain / "data").read_images("test")[0]
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
+def test_a_full_server_says_when_to_come_again(folder: Path, photo: bytes) -> None:
     limits = Limits(waiting_images=3)
-    with serving_within(small_chain / "data/index", limits) as server:
-        full = server.post("/v1/search", files=[("image", file.getvalue())] * 4)
+    with serving_within(folder, limits) as server:
+        full = server.post("/v1/search", files=[("image", photo)] * 4)
         assert full.status_code == 503
         assert full.json()["title"] == "full"
         assert int(full.headers["Retry-After"]) >= 1
-        assert server.post("/v1/search", files=[("image", file.getvalue())] * 3).status_code == 200
+        assert server.post("/v1/search", files=[("image", photo)] * 3).status_code == 200
 
 
 def test_schemathesis_finds_nothing_with_all_its_checks(served: Served, tmp_path: Path) -> None:

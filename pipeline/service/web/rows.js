@@ -51,8 +51,8 @@ class Listing {
 
 export const rowsOf = (view, upload) => (isSearch(view) ? new Neighbors(view, upload) : new Listing(view));
 
-// What is known of one image of the collection; null where its place is not its id.
+// What is known of one image of the collection.
 export async function rowOf(id, options) {
   const { images } = await askJson("images", { ...options, query: { id } });
-  return images.length && String(images[0].id) === id ? images[0] : null;
+  return images[0];
 }
