@@ -1,0 +1,5 @@
+"""`python -m benchmarks.serve`."""
+
+from benchmarks.serve.load import main
+
+main()
