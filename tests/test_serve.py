@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import re
+import shutil
 import signal
 import socket
 import time
@@ -17,7 +19,8 @@ from PIL import Image
 from pipeline import Encoder, ImageIndex
 from pipeline.artifacts import Artifacts
 from tests.conftest import ROOT
-from tests.processes import fails, run_lookalike, wait_until
+from tests.index_folders import index_photographs
+from tests.processes import fails, run, run_lookalike, wait_until
 from tests.serving import Served, serving
 
 pytestmark = pytest.mark.slow
@@ -255,3 +258,25 @@ def raw(server: Served) -> socket.socket:
     """A connection without a client's manners."""
     host, _, port = server.url.removeprefix("http://").rpartition(":")
     return socket.create_connection((host, int(port)), timeout=20)
+
+
+def test_the_examples_of_the_documents_run(tmp_path: Path) -> None:
+    """Each curl line and the Python of docs/serve.md, against a server of photographs on another port."""
+    index_photographs(tmp_path / "index")
+    for name in ("photo.jpg", "a.jpg", "b.jpg"):
+        shutil.copy(ROOT / "docs/images/glacier.jpg", tmp_path / name)
+    text = (ROOT / "docs/serve.md").read_text()
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", text, re.S) for line in block.splitlines()]
+    (python,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    with serving(tmp_path / "index") as server:
+        address = server.url.removeprefix("http://")
+        asked = [line.replace("localhost:8000", address) for line in lines if line.startswith("curl ")]
+        assert len(asked) == 3
+        for line in asked:
+            done = run(
+                "bash", "-c", line.replace("curl ", "curl --silent --fail-with-body ", 1), cwd=tmp_path
+            )
+            assert json.loads(done.stdout)["answers"], line
+        printed = run("python", "-c", python.replace("localhost:8000", address), cwd=tmp_path).stdout
+        dimension = server.get("/v1/collection").json()["dimension"]
+    assert printed == f"(2, {dimension})\n"
