@@ -23,6 +23,7 @@ from PIL import Image
 
 from pipeline.service.limits import Limits
 from tests.index_folders import index_photographs
+from tests.processes import wait_until
 from tests.serving import Served, serving, serving_within
 
 pytestmark = pytest.mark.slow
@@ -193,7 +194,8 @@ def test_slow_heads_and_bodies_are_hung_up_on(served: Served, photo: bytes) -> N
     ):
         slow_head.sendall(request[:30])
         slow_body.sendall(request[:-50])
-        assert slow_body.recv(65536).startswith(b"HTTP/1.1 503 ")
+        answer = b"".join(iter(lambda: slow_body.recv(65536), b""))  # to its end: it is hung up on
+        assert answer.startswith(b"HTTP/1.1 503 ")
         assert slow_head.recv(65536) == b""
         assert silent.recv(65536) == b""
     assert served.post("/v1/search", files={"image": photo}).status_code == 200
@@ -231,6 +233,20 @@ def test_a_full_server_says_when_to_come_again(folder: Path, photo: bytes) -> No
         assert full.json()["title"] == "full"
         assert int(full.headers["Retry-After"]) >= 1
         assert server.post("/v1/search", files=[("image", photo)] * 3).status_code == 200
+
+
+def test_more_connections_than_there_may_be_are_told_so(folder: Path, photo: bytes) -> None:
+    with serving_within(folder, Limits(connections=4)) as server:
+        host, _, port = server.url.removeprefix("http://").rpartition(":")
+        with contextlib.ExitStack() as stack:
+            for _ in range(4):
+                stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
+            fifth = stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
+            answer = fifth.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 1" in answer
+        assert b"4 connections are open" in answer
+        wait_until(lambda: sent(server, post(form(photo))).startswith(b"HTTP/1.1 200"), timeout_s=10)
 
 
 def test_schemathesis_finds_nothing_with_all_its_checks(served: Served, tmp_path: Path) -> None:

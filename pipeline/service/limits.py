@@ -1,12 +1,12 @@
 """What a request may ask for, and how much is under way at once: the service refuses early, and by name."""
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pipeline.service.problems import Problem
 
+FULL = 503
 RETRY_AFTER_S = 1  # a queue that is full has moved on by then
 
 
@@ -87,7 +87,7 @@ class Room:
 def full(what: str) -> Problem:
     """That there is no room now."""
     return Problem(
-        503,
+        FULL,
         "full",
         f"{what}, as many as there may be: ask again in {RETRY_AFTER_S} s",
         retry_after=RETRY_AFTER_S,
@@ -97,14 +97,9 @@ def full(what: str) -> Problem:
 def late(limits: Limits) -> Problem:
     """That a request took too long."""
     return Problem(
-        503,
+        FULL,
         "late",
         f"it took longer than {limits.request_s:g} s: ask again, or ask for less",
         retry_after=RETRY_AFTER_S,
+        close=True,
     )
-
-
-async def in_time(limits: Limits, coming: "asyncio.Future[None] | asyncio.Task[None]") -> None:
-    """Waits for no longer than a request may take."""
-    async with asyncio.timeout(limits.request_s):
-        await coming

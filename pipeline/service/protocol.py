@@ -7,7 +7,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from pipeline.service import problems
-from pipeline.service.limits import Limits
+from pipeline.service.limits import FULL, RETRY_AFTER_S, Limits
 
 
 def bounded_by(limits: Limits) -> type[HttpToolsProtocol]:
@@ -27,7 +27,10 @@ class _Bounded(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._await_head()
+        if len(self.connections) > self.limits.connections:
+            self._refuse(FULL, "full", f"{self.limits.connections:,} connections are open: ask again later")
+        else:
+            self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -94,6 +97,8 @@ class _Bounded(HttpToolsProtocol):
     def _refuse(self, status: int, title: str, detail: str) -> None:
         document = {"type": problems.TYPE, "title": title, "status": status, "detail": detail}
         body = json.dumps(document).encode()
-        head = f"content-type: {problems.MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close"
-        self.transport.write(STATUS_LINE[status] + head.encode() + b"\r\n\r\n" + body)
+        head = f"content-type: {problems.MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
+        if status == FULL:
+            head += f"retry-after: {RETRY_AFTER_S}\r\n"
+        self.transport.write(STATUS_LINE[status] + head.encode() + b"\r\n" + body)
         self.transport.close()

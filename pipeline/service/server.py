@@ -54,7 +54,6 @@ def run(service: Service, sock: socket.socket, on_ready: Callable[[], None]) -> 
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=service.limits.connections,
         timeout_graceful_shutdown=int(service.limits.request_s) + 1,
     )
     # uvicorn ends by the signal that it was sent; an end in order is a success to who supervises it
