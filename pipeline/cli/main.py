@@ -9,6 +9,7 @@ import typer
 from pipeline.cli.compare import compare
 from pipeline.cli.doctor import doctor
 from pipeline.cli.embed import embed
+from pipeline.cli.export_triton import export_triton
 from pipeline.cli.index import app as index
 from pipeline.cli.init import init
 from pipeline.cli.query import query
@@ -37,6 +38,7 @@ app.command()(query)
 app.command()(serve)
 app.command()(embed)
 app.add_typer(index, name="index")
+app.command()(export_triton)
 app.command()(compare)
 app.command()(init)
 app.command()(recipe)
