@@ -4,8 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
-# axe-core, which looks at the page for faults of accessibility
-AXE := 4.14.1
+# axe-core looks at the pages for faults of accessibility; the others run what docs/serve-elsewhere.md shows
+NPM := axe-core@4.14.1 onnxruntime-node@1.30.0 onnxruntime-web@1.30.0 sharp@0.35.5
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 define install
@@ -59,7 +59,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(call install,'.[test]')
-	if command -v npm >/dev/null; then npm install --silent --no-save --prefix $(VENV)/npm axe-core@$(AXE); fi
+	if command -v npm >/dev/null; then npm install --silent --no-save --ignore-scripts --prefix $(VENV)/npm $(NPM); fi
 
 $(VENV)/installed-bench: $(VENV)/installed
 	$(call install,'.[bench]')
