@@ -3,8 +3,8 @@
 It reads jobs from its standard input and writes their outcomes to its standard output, in frames:
 
     in   size uint32, most pixels uint64, count uint32, then count lengths uint64, then the files' bytes
-    out  of each image: whether it could be read uint8, length uint64, then pixels uint8 [size, size, 3] or
-         the reason
+    out  of each image twice: that it is begun, so that it is known whose fault a death is; then whether it
+         could be read uint8, length uint64, then pixels uint8 [size, size, 3] or the reason
 """
 
 import io
@@ -18,7 +18,7 @@ from pipeline.images import MAX_MEMORY_BYTES, UnreadableImageError, decode
 JOB = struct.Struct("<IQI")
 LENGTH = struct.Struct("<Q")
 OUTCOME = struct.Struct("<BQ")
-READ, NOT_READ = 1, 0
+NOT_READ, READ, BEGUN = 0, 1, 2
 
 # beside what decoding takes: the interpreter with NumPy and Pillow maps 1 GB before the first image
 _OTHER_MEMORY_BYTES = 2_500_000_000
@@ -36,7 +36,10 @@ def main() -> None:
         size, max_pixels, count = JOB.unpack(header)
         lengths = [LENGTH.unpack(_read(jobs, LENGTH.size))[0] for _ in range(count)]
         for length in lengths:
-            is_read, payload = _decoded(_read(jobs, length), size, max_pixels)
+            content = _read(jobs, length)
+            outcomes.write(OUTCOME.pack(BEGUN, 0))
+            outcomes.flush()
+            is_read, payload = _decoded(content, size, max_pixels)
             outcomes.write(OUTCOME.pack(is_read, len(payload)))
             outcomes.write(payload)
         outcomes.flush()

@@ -104,23 +104,31 @@ class Decoders:
         """Has jobs done, in their order; of those that a dying process leaves, the first one is to blame."""
         for size in sorted({job.size for job in jobs}):
             alike = [job for job in jobs if job.size == size]
-            num_done = 0
+            num_done, has_begun = 0, False
             try:
                 _send(process, alike, size, self.limits.pixels)
                 for job in alike:
+                    has_begun = False
+                    async with asyncio.timeout(self.limits.request_s):  # a process that starts takes a while
+                        await _receive(process)
+                    has_begun = True
                     async with asyncio.timeout(self.limits.decode_s):
                         outcome = await _receive(process)
                     num_done += 1
                     if not job.pixels.done():
                         _settle(job, outcome)
             except (_DecoderDiedError, TimeoutError) as error:
-                alike[num_done].num_deaths += 1
-                if isinstance(error, TimeoutError):
-                    _refuse(alike[num_done], f"takes longer than {self.limits.decode_s:g} s to decode")
-                elif alike[num_done].num_deaths == _DEATHS_OF_ONE_IMAGE:
-                    _refuse(alike[num_done], "damaged image (its decoder crashed)")
+                if has_begun:
+                    self._blame(alike[num_done], isinstance(error, TimeoutError))
                 self._put_back([*alike[num_done:], *(job for job in jobs if job.size > size)])
                 raise _DecoderDiedError from None
+
+    def _blame(self, job: _Job, is_late: bool) -> None:
+        job.num_deaths += 1
+        if is_late:
+            _refuse(job, f"takes longer than {self.limits.decode_s:g} s to decode")
+        elif job.num_deaths == _DEATHS_OF_ONE_IMAGE:
+            _refuse(job, "damaged image (its decoder crashed)")
 
     def _put_back(self, jobs: Sequence[_Job]) -> None:
         """Those that are not refused are tried again."""
