@@ -1,6 +1,8 @@
 """What strangers send: each is refused by name, and the next honest request is answered."""
 
+import asyncio
 import contextlib
+import errno
 import io
 import json
 import os
@@ -20,6 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.service import decoding
 from pipeline.service.limits import Limits
 from tests.index_folders import index_photographs
 from tests.processes import wait_until
@@ -220,6 +223,32 @@ def test_an_image_that_takes_too_long_is_refused_and_the_next_is_answered(folder
         assert late.status_code == 415
         assert "takes longer than 0.05 s to decode" in late.json()["detail"]
         assert server.post("/v1/search", files={"image": photo}).status_code == 200
+
+
+def test_a_decoder_that_cannot_be_started_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, photo: bytes
+) -> None:
+    """A machine that has no process or file to spare has one a moment later."""
+    start, num_tries = decoding._start, 0
+
+    async def start_the_second_time() -> asyncio.subprocess.Process:
+        nonlocal num_tries
+        num_tries += 1
+        if num_tries == 1:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return await start()
+
+    async def decoded() -> tuple[int, ...]:
+        decoders = decoding.Decoders(Limits(), on_death=lambda: None)
+        decoders.start(1)
+        try:
+            async with asyncio.timeout(30):
+                return (await decoders.decode(photo, 32)).shape
+        finally:
+            await decoders.stop()
+
+    monkeypatch.setattr(decoding, "_start", start_the_second_time)
+    assert asyncio.run(decoded()) == (32, 32, 3)
 
 
 def test_a_full_server_says_when_to_come_again(folder: Path, photo: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,9 @@ _IMAGES_AT_ONCE = 16
 _BYTES_AT_ONCE = 8 << 20
 # One may be chance, as where the system is short of memory; two are the image's fault.
 _DEATHS_OF_ONE_IMAGE = 2
+_TRIED_AGAIN_S = 1.0
+
+_log = logging.getLogger("lookalike.service")
 
 
 @dataclass(eq=False)
@@ -70,7 +74,12 @@ class Decoders:
     async def _work(self) -> None:
         """One process after the other, as long as the server runs."""
         while True:
-            process = await _start()
+            try:
+                process = await _start()
+            except OSError as error:  # no process, file or memory to spare just now
+                _log.error("no process to decode with, tried again in %g s: %s", _TRIED_AGAIN_S, error)
+                await asyncio.sleep(_TRIED_AGAIN_S)
+                continue
             try:
                 while True:
                     jobs = await self._take()

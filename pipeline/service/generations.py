@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import UserError
 from pipeline.search.files.settling import identity
 from pipeline.search.image_index import ImageIndex
 
@@ -53,8 +52,8 @@ class Generations:
                 continue
             try:
                 opened = await loop.run_in_executor(None, self._open)
-            except (UserError, OSError) as error:
-                # half-copied, or of another version: what is open answers on
+            except (ValueError, RuntimeError, OSError, MemoryError) as error:
+                # half-copied, of another version, or too large for now: what is open answers on
                 _log.warning("%s: not taken, the generation before answers on: %s", self.path, error)
                 self._seen = found
                 continue

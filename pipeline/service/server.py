@@ -47,7 +47,6 @@ def run(service: Service, sock: socket.socket, on_ready: Callable[[], None]) -> 
     config = uvicorn.Config(
         make_app(service),
         http=bounded_by(service.limits),
-        loop="uvloop" if _has_uvloop() else "asyncio",
         ws="none",
         lifespan="on",
         log_config=None,
@@ -74,14 +73,6 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_ready()
-
-
-def _has_uvloop() -> bool:
-    try:
-        import uvloop  # noqa: F401 - not on Windows
-    except ImportError:
-        return False
-    return True
 
 
 def num_decoders() -> int:
