@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from pipeline.params.reader import Params, load_params
 from tests.processes import NUM_CORES, run, use_every_core
+from tests.serving import served  # noqa: F401  # a fixture
 from tests.tiny_run import images, tiny  # noqa: F401  # fixtures
 
 ROOT = Path(__file__).resolve().parent.parent

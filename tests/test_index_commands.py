@@ -20,7 +20,7 @@ from pipeline.images import read_image
 from pipeline.search.changes.owned import owner_of
 from pipeline.search.changes.verifying import verify
 from tests.conftest import ROOT
-from tests.processes import fails, run, run_lookalike
+from tests.processes import fails, files_of_at_most, run, run_lookalike
 from tests.tiny_index import COUNT, SIZE, build, bytes_of, pixels_of, write_photo
 
 SCENES = ROOT / "pipeline/collection/sources/scenes.zip"
@@ -140,6 +140,15 @@ def test_what_is_known_is_passed_over_and_of_many_images_not_decoded(
     (both,) = embed_each(encoder, paths[2:], 2, 64, "test")
     assert isinstance(both, Embedded)
     assert len(both.reads) == 2  # where it is not asked, what comes twice is embedded twice
+
+
+def test_a_disk_that_takes_no_more_is_told_in_plain_words(home: Path) -> None:
+    for number in range(2_000, 2_070):
+        write_photo(home / "many", number)
+    before = bytes_of(home / "data/index")
+    said = fails(1, "lookalike", "index", "add", "many", cwd=home, before=files_of_at_most(4_096))
+    assert "larger than a file may be here" in said
+    assert bytes_of(home / "data/index") == before
 
 
 def test_what_is_wrong_with_a_command_is_one_line_and_changes_nothing(home: Path, scenes: Path) -> None:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +23,6 @@ from tests.processes import fails, run, run_lookalike, wait_until
 from tests.serving import Served, serving
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def served(small_chain: Path) -> Iterator[Served]:
-    with serving(small_chain / "data/index") as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

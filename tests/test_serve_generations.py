@@ -1,7 +1,9 @@
 """A server whose index folder changes under it: every answer is of exactly one generation."""
 
+import json
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,7 +89,19 @@ def test_every_answer_is_of_one_generation_while_images_come_and_go_and_the_fold
     assert f'lookalike_index_generation{{generation="{last}"}} 1.0' in metrics
 
 
-def test_a_damaged_folder_is_not_taken_and_the_next_whole_one_is(tmp_path: Path) -> None:
+def not_a_table(folder: Path) -> None:
+    (folder / "catalog.parquet").write_bytes(b"not a table")
+
+
+def values_of_other_types(folder: Path) -> None:
+    card = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(card | {"index_sha256": None, "search_parameters": [1]}))
+
+
+@pytest.mark.parametrize("damage", [not_a_table, values_of_other_types])
+def test_a_damaged_folder_is_not_taken_and_the_next_whole_one_is(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
     folder, other = tmp_path / "index", tmp_path / "other"
     build(folder)
     build(other, count=120)
@@ -95,8 +109,8 @@ def test_a_damaged_folder_is_not_taken_and_the_next_whole_one_is(tmp_path: Path)
         assert server.get("/v1/collection").json()["count"] == 240
         with atomic_folder(folder) as partial:
             shutil.copytree(other, partial, dirs_exist_ok=True)
-            (partial / "catalog.parquet").write_bytes(b"not a table")
-        wait_until(lambda: any("catalog.parquet" in line for line in server.log), timeout_s=40)
+            damage(partial)
+        wait_until(lambda: any("not taken" in line for line in server.log), timeout_s=40)
         assert server.get("/v1/collection").json()["count"] == 240
         with atomic_folder(folder) as partial:
             shutil.copytree(other, partial, dirs_exist_ok=True)

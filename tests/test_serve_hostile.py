@@ -275,6 +275,54 @@ def test_more_connections_than_there_may_be_are_told_so(folder: Path, photo: byt
         wait_until(lambda: sent(server, post(form(photo))).startswith(b"HTTP/1.1 200"), timeout_s=10)
 
 
+def connected(served: Served, stack: contextlib.ExitStack) -> socket.socket:
+    host, _, port = served.url.removeprefix("http://").rpartition(":")
+    return stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
+
+
+def to_its_end(connection: socket.socket) -> bytes:
+    """All that comes until the server hangs up; one that does not is a timeout."""
+    parts = []
+    with contextlib.suppress(ConnectionResetError):
+        parts += iter(lambda: connection.recv(1 << 20), b"")
+    return b"".join(parts)
+
+
+def test_heads_that_promise_long_bodies_take_no_room_before_these_come(folder: Path, photo: bytes) -> None:
+    with serving_within(folder, Limits()) as server, contextlib.ExitStack() as stack:
+        for _ in range(10):
+            connected(server, stack).sendall(post(b"", more=b"Content-Length: 33554432\r\n"))
+        assert server.post("/v1/search", files={"image": photo}).status_code == 200
+
+
+def test_a_refused_request_whose_body_does_not_end_is_hung_up_on(served: Served) -> None:
+    with contextlib.ExitStack() as stack:
+        connection = connected(served, stack)
+        connection.sendall(post(b"x", path=b"/", more=b"Content-Length: 1000000\r\n"))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 405 ")
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(b"y")  # which ends what the server waits for between two requests
+        to_its_end(connection)
+
+
+def test_who_asks_and_does_not_read_is_hung_up_on(served: Served) -> None:
+    files = Path(f"/proc/{served.process.pid}/fd")
+    num_requests, num_files = 300, len(list(files.iterdir()))
+    with contextlib.ExitStack() as stack:
+        connection = connected(served, stack)
+        connection.sendall(post(b"", path=b"/v1/search?id=0&k=300") * num_requests)
+        wait_until(lambda: len(list(files.iterdir())) > num_files, timeout_s=5)
+        wait_until(lambda: len(list(files.iterdir())) <= num_files, timeout_s=8 * PROMISE.request_s)
+        assert to_its_end(connection).count(b"HTTP/1.1 200") < num_requests
+
+
+def test_json_that_would_take_seconds_to_read_is_refused(served: Served) -> None:
+    body = b'{"embeddings": [' + b"[]," * 3_000_000 + b"[]]}"
+    answer = served.post("/v1/search", data=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+    assert answer.json()["title"] == "JSON too long"
+
+
 def test_schemathesis_finds_nothing_with_all_its_checks(served: Served, tmp_path: Path) -> None:
     # bytes that fit the schema are hardly ever an image, nor is any id one of the collection
     allowed = json.dumps(["2xx", "304", "401", "403", "404", "415", "422"])

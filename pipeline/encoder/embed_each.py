@@ -110,7 +110,7 @@ def embed_each(
         unwanted = None
         if known is not None and total >= _WORTH_TELLING:
             unwanted = Path(scratch) / "known.npy"
-            np.save(unwanted, known)
+            create_array(unwanted, known.dtype, known.shape)[:] = known  # type: ignore[arg-type]
         num_rows = min(total, most_under_way() + batch_size)
         decoded = _Decoded(encoder.image_size, num_rows, Path(scratch), unwanted)
         seen: set[bytes] = set()

@@ -29,7 +29,7 @@ class Generations:
     ) -> None:
         self.path, self.current = path, current
         self._device, self._on_swap = device, on_swap
-        self._seen = identity(path)
+        self._seen, self._said = identity(path), ""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -47,21 +47,29 @@ class Generations:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_LOOKED_AT_EVERY_S)
-            found = identity(self.path)
-            if found is None or found == self._seen:
-                continue
             try:
+                found = identity(self.path)
+                if found is None or found == self._seen:
+                    continue
                 opened = await loop.run_in_executor(None, self._open)
-            except (ValueError, RuntimeError, OSError, MemoryError) as error:
-                # half-copied, of another version, or too large for now: what is open answers on
-                _log.warning("%s: not taken, the generation before answers on: %s", self.path, error)
+            except (OSError, MemoryError) as error:  # of the machine: it is tried again
+                self._say(error)
+                continue
+            except Exception as error:  # of the folder, whatever somebody put there: not before it changes
+                self._say(error)
                 self._seen = found
                 continue
-            self._seen = found
+            self._seen, self._said = found, ""
             if opened.generation != self.current.generation:
                 self.current = opened
                 self._on_swap(opened)
                 _log.info("%s: generation %s, %d images", self.path, opened.generation, len(opened))
+
+    def _say(self, error: Exception) -> None:
+        """Why the folder is not taken, once for each reason."""
+        if str(error) != self._said:
+            _log.warning("%s: not taken, the generation before answers on: %s", self.path, error)
+        self._said = str(error)
 
     def _open(self) -> ImageIndex:
         return ImageIndex.open(self.path, self._device, encoder=self.current.encoder)

@@ -1,6 +1,6 @@
 """What a request may ask for, and how much is under way at once: the service refuses early, and by name."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ class Limits:
 
     Attributes:
         body_bytes: of one request.
+        json_bytes: of one body of JSON, which is read while all others wait: 64 embeddings of 2,048 numbers.
         pixels: of one image, looked up in its header before it is decoded.
         images: of one request; embeddings likewise.
         k: neighbours of each.
@@ -31,6 +32,7 @@ class Limits:
     """
 
     body_bytes: int = 32 << 20
+    json_bytes: int = 4 << 20
     pixels: int = 50_000_000
     images: int = 64
     k: int = 1_000
@@ -54,19 +56,21 @@ class Room:
         self.num_bytes = 0
 
     @contextmanager
-    def bytes(self, count: int) -> Iterator[None]:
-        """Takes room for a body.
+    def bytes(self) -> Iterator[Callable[[int], None]]:
+        """Gives what takes room for a part of a body, or raises a Problem where those under way fill it."""
+        taken = 0
 
-        Raises:
-            Problem: 503, those that are under way fill it.
-        """
-        if self.num_bytes + count > self._limits.waiting_bytes:
-            raise full(f"{self._limits.waiting_bytes:,} bytes of requests are under way")
-        self.num_bytes += count
+        def take(count: int) -> None:
+            nonlocal taken
+            if self.num_bytes + count > self._limits.waiting_bytes:
+                raise full(f"{self._limits.waiting_bytes:,} bytes of requests are under way")
+            self.num_bytes += count
+            taken += count
+
         try:
-            yield
+            yield take
         finally:
-            self.num_bytes -= count
+            self.num_bytes -= taken
 
     @contextmanager
     def images(self, count: int) -> Iterator[None]:

@@ -4,7 +4,8 @@ import asyncio
 import json
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from pipeline.service import problems
 from pipeline.service.limits import FULL, RETRY_AFTER_S, Limits
@@ -23,6 +24,8 @@ class _Bounded(HttpToolsProtocol):
     _counted = 0  # of this head, as parsed
     _has_head = False
     _is_too_long = False
+    _running: RequestResponseCycle | None = None
+    _written = 0.0  # when what may still be unread was
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -34,6 +37,7 @@ class _Bounded(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._leave()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -70,6 +74,17 @@ class _Bounded(HttpToolsProtocol):
         super().on_message_complete()
         self._has_head, self._head_bytes, self._counted = False, 0, 0
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self.pipeline and self.cycle.more_body and not self.transport.is_closing():
+            self.transport.close()  # it was refused before its body had come, and nobody waits for the rest
+        if self.transport.get_write_buffer_size():
+            self._watch_reader()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
     def send_400_response(self, msg: str) -> None:
         if self._is_too_long:
             self._refuse(431, "headers too long", f"a head has at most {self.limits.header_bytes:,} bytes")
@@ -88,6 +103,26 @@ class _Bounded(HttpToolsProtocol):
     def _close_if_headless(self) -> None:
         if not self._has_head and not self.transport.is_closing():
             self.transport.close()
+
+    def _watch_reader(self) -> None:
+        """A client has the time of a request to read what was last written to it."""
+        self._written = self.loop.time()
+        self.loop.call_later(self.limits.request_s, self._abort_if_unread, self._written)
+
+    def _abort_if_unread(self, written: float) -> None:
+        if written == self._written and self.transport.get_write_buffer_size():
+            self._leave()
+            self.transport.abort()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _leave(self) -> None:
+        """Tells the request that is answered now; uvicorn tells the last that came, which may wait behind."""
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:

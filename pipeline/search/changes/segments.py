@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 
+from pipeline.arrays import create_array
 from pipeline.artifacts import sha256_of
 from pipeline.search.files.card import PartCard
 from pipeline.search.files.catalog import CatalogWriter
@@ -138,6 +139,5 @@ def write_removed(path: Path, ids: NDArray[np.int64]) -> str | None:
     """
     if len(ids) == 0:
         return None
-    with path.open("wb") as file:
-        np.save(file, ids)
+    create_array(path, np.int64, ids.shape)[:] = ids
     return sha256_of(path)

@@ -40,13 +40,9 @@ async def body_of(request: Request, limits: Limits, room: Room) -> AsyncIterator
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem(415, "compressed", "a body comes uncompressed: leave Content-Encoding out", close=True)
     said = request.headers.get("content-length")
-    # a body in chunks says no length: it is counted as the longest there may be
-    length = int(said) if said is not None and said.isdecimal() else limits.body_bytes
-    if said is None and "transfer-encoding" not in request.headers:
-        length = 0
-    if length > limits.body_bytes:
+    if said is not None and int(said) > limits.body_bytes:  # HTTP's parser has seen that it is a number
         raise _too_long(limits)
-    with room.bytes(length):
+    with room.bytes() as take:  # as it comes: a promise takes no room
         parts: list[bytes] = []
         num_bytes = 0
         try:
@@ -54,6 +50,7 @@ async def body_of(request: Request, limits: Limits, room: Room) -> AsyncIterator
                 num_bytes += len(part)
                 if num_bytes > limits.body_bytes:
                     raise _too_long(limits)
+                take(len(part))
                 parts.append(part)
         except ClientDisconnect:
             raise Problem(400, "gone", "the client went before its body had come") from None
@@ -94,7 +91,7 @@ def embeddings_of(body: bytes, dimension: int, limits: Limits) -> NDArray[np.flo
     Raises:
         Problem: it is no such JSON, or of other dimensions, not finite, zero, none or too many.
     """
-    document = json_of(body)
+    document = json_of(body, limits)
     if not isinstance(document, dict) or set(document) != {"embeddings"}:
         raise Problem(422, "embeddings", 'send {"embeddings": [[...], ...]} and nothing else')
     rows = document["embeddings"]
@@ -117,12 +114,16 @@ def embeddings_of(body: bytes, dimension: int, limits: Limits) -> NDArray[np.flo
     return np.asarray(embeddings / lengths, dtype=np.float32)
 
 
-def json_of(body: bytes) -> Any:
+def json_of(body: bytes, limits: Limits) -> Any:
     """A body as JSON.
 
     Raises:
-        Problem: it is none.
+        Problem: it is none, or so long that reading it would keep all others waiting.
     """
+    if len(body) > limits.json_bytes:
+        raise Problem(
+            413, "JSON too long", f"JSON has at most {limits.json_bytes:,} bytes: send less at a time"
+        )
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:

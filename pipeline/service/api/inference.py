@@ -20,10 +20,12 @@ from pipeline.encoder.runtime import INPUT_NAME, OUTPUT_NAME, Encoder
 from pipeline.service.api.answers import as_json
 from pipeline.service.api.bodies import body_of, json_of
 from pipeline.service.api.work import Workshop
+from pipeline.service.limits import Limits
 from pipeline.service.problems import Problem
 
 MODEL = "encoder"
 VERSION = "1"
+_MAX_DIGITS = 12  # Python refuses to read some thousands
 _HEADER_LENGTH = "inference-header-content-length"
 
 
@@ -76,7 +78,7 @@ def _metadata(encoder: Encoder) -> dict[str, Any]:
 async def _infer(request: Request, workshop: Workshop) -> Response:
     index = workshop.generations.current
     async with body_of(request, workshop.limits, workshop.room) as body:
-        header, tensors = _split(request, body)
+        header, tensors = _split(request, body, workshop.limits)
         pixels = _images_of(header, tensors, index.encoder, workshop.limits.images)
         is_binary = _is_output_binary(header)
         with workshop.room.images(len(pixels)):
@@ -84,17 +86,17 @@ async def _infer(request: Request, workshop: Workshop) -> Response:
     return _answer(header.get("id"), np.ascontiguousarray(embeddings, dtype="<f4"), is_binary)
 
 
-def _split(request: Request, body: bytes) -> tuple[dict[str, Any], bytes]:
+def _split(request: Request, body: bytes, limits: Limits) -> tuple[dict[str, Any], bytes]:
     """The JSON header and the bytes behind it."""
     said = request.headers.get(_HEADER_LENGTH)
     length = len(body)
     if said is not None:
-        if not said.isdecimal() or int(said) > len(body):
+        if not said.isdecimal() or len(said) > _MAX_DIGITS or int(said) > len(body):
             raise _malformed(
                 f"Inference-Header-Content-Length is {said[:32]!r}, the body has {len(body)} bytes"
             )
         length = int(said)
-    header = json_of(body[:length])
+    header = json_of(body[:length], limits)
     if not isinstance(header, dict):
         raise _malformed("the request is no JSON object")
     return header, body[length:]
