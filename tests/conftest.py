@@ -4,7 +4,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -12,8 +12,10 @@ from ruamel.yaml import YAML
 
 from pipeline.params.reader import Params, load_params
 from tests.processes import NUM_CORES, run, use_every_core
-from tests.serving import served  # noqa: F401  # a fixture
 from tests.tiny_run import images, tiny  # noqa: F401  # fixtures
+
+if TYPE_CHECKING:
+    from tests.serving import Served
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -118,6 +120,16 @@ def small_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     change_params(clone / "params.yaml", SMALL_RUN)
     repro(clone)
     return clone
+
+
+@pytest.fixture(scope="module")
+def served(small_chain: Path) -> "Iterator[Served]":
+    """The small run's index, served."""
+    # not above: the key of a run has all that its process imported, which is this file in some tests
+    from tests.serving import serving
+
+    with serving(small_chain / "data/index") as server:
+        yield server
 
 
 @pytest.fixture

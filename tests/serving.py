@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import pytest
 import requests
 
 from pipeline import ImageIndex
@@ -59,13 +58,6 @@ def serving(
 def serving_within(index: Path, limits: Limits) -> AbstractContextManager[Served]:
     """Serves it within other limits, and with a process that decodes."""
     return _serving([sys.executable, "-m", "tests.serving", str(index), json.dumps(asdict(limits))], {})
-
-
-@pytest.fixture(scope="module")
-def served(small_chain: Path) -> Iterator[Served]:
-    """The small run's index, served."""
-    with serving(small_chain / "data/index") as server:
-        yield server
 
 
 @contextmanager
