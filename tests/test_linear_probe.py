@@ -76,6 +76,25 @@ def test_many_fits_at_once_are_each_scikit_learns(
             assert minimised[0] == pytest.approx(minimised[1], abs=3e-5)
 
 
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_fits_of_fewer_rows_than_features_are_each_scikit_learns(num_classes: int) -> None:
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((40, 100)).astype(np.float32) * np.float32(3) + np.float32(1)
+    features[:, 7] = 3
+    labels = np.arange(40) % num_classes
+    sets = [np.arange(20), np.arange(10, 30)]
+    found = fit_logistic(features, labels, sets, np.tile([0.01, 1.0], (2, 1)), 1000, CPU)
+    assert found.converged.all()
+    assert found.weights.shape == (2, 2, num_classes, 101)
+    for number, rows in enumerate(sets):
+        scaler = StandardScaler().fit(features[rows].astype(np.float64))
+        ((_, logits),) = found.scores(features, number)  # all in one block
+        for of_strength, C in enumerate((0.01, 1.0)):
+            probe = scikit_learn(scaler.transform(features[rows]), labels[rows], C)
+            ours = torch.from_numpy(logits[of_strength]).softmax(dim=1).numpy()
+            np.testing.assert_allclose(ours, probe.predict_proba(scaler.transform(features)), atol=0.01)
+
+
 def test_a_fit_that_is_not_done_says_so() -> None:
     cloud = clouds(60, 0.7, seed=0)
     rows = [np.arange(len(cloud.labels))]
