@@ -157,7 +157,7 @@ def score(
             scores, outcomes[name] = evaluate(seen, asked, class_names, params, device)
             print(one_line(name, scores), flush=True)
         lies = spread(subject.features("train", scored.sample))
-        collapsed = is_collapsed(lies["uniformity"])
+        collapsed = is_collapsed(lies["uniformity"], len(scored.sample))
         if collapsed:
             print(f"{name}: collapsed: all images are nearly one point to it", flush=True)
         if subject.of_views is not None:

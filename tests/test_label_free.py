@@ -62,12 +62,14 @@ def test_a_perfect_encoder_knows_its_views_and_a_constant_one_by_chance_alone() 
 def test_a_constant_encoder_is_called_collapsed_and_no_other() -> None:
     rng = np.random.default_rng(0)
     constant = np.ones((200, 16), np.float32)
-    assert is_collapsed(spread(constant)["uniformity"])
+    assert is_collapsed(spread(constant)["uniformity"], 200)
     assert is_collapsed(
-        spread(constant + 1e-4 * rng.standard_normal((200, 16)).astype(np.float32))["uniformity"]
+        spread(constant + 1e-4 * rng.standard_normal((200, 16)).astype(np.float32))["uniformity"], 200
     )
-    assert is_collapsed(spread(np.zeros((200, 16), np.float32))["uniformity"])
-    assert not is_collapsed(spread(rng.standard_normal((200, 16)).astype(np.float32))["uniformity"])
+    assert is_collapsed(spread(np.zeros((200, 16), np.float32))["uniformity"], 200)
+    noise = rng.standard_normal((200, 16)).astype(np.float32)
+    assert not is_collapsed(spread(noise)["uniformity"], 200)
+    assert not is_collapsed(spread(noise[:1])["uniformity"], 1)  # a point, as it must be
 
 
 def test_clusters_of_clouds_are_the_classes_and_of_noise_nothing() -> None:

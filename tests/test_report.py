@@ -238,7 +238,8 @@ def value_of_slider(page: str) -> str:
 def test_what_is_less_sure_than_the_params_ask_is_not_shown_be_it_alone(page_of: PageOf) -> None:
     page = page_of(Made(findings=[("train_test_pair", [3, 95], 0.92, "alike")]))
     assert float(value_of_slider(page)) == 0.95  # of the page's params
-    assert "in train and in test (0 pairs, 0 images)" in words_of(page)
+    assert "Nothing was found wrong with the images" in words_of(page)
+    assert len(data_of(page, "figures")["findings-train_test_pair"]["rows"]) == 1  # the slider brings it out
 
 
 def test_a_group_of_thousands_is_counted_and_not_written_out(page_of: PageOf) -> None:
@@ -297,6 +298,10 @@ def test_only_the_pages_own_scripts_may_run(page_of: PageOf) -> None:
         (Made(num_images={"train": 16, "test": 4}), "20 images (16 train, 4 test)"),
         (Made(num_images={"train": 2, "test": 2}), "4 images"),
         (Made(num_images={"train": 1}, class_names=()), "1 image (1 train) without labels"),
+        (Made(num_images={"train": 1}, class_names=()), "1 image drawn at random"),
+        (Made(num_images={"train": 1}, class_names=()), "A t-SNE of 1 image, the only one"),
+        (Made(num_images={"train": 1}, class_names=()), "The index (Flat) holds 1 image and finds"),
+        (Made(findings=[("outlier", [1], 3.0, "far")]), "Nothing was found wrong with the images"),
         (Made(epochs=0), "Nothing was trained (pretrain.epochs: 0)"),
         (Made(), "Nothing was looked for"),
         (Made(findings=[]), "Nothing was found wrong with the images"),

@@ -36,6 +36,6 @@ def spread(features: NDArray[np.float32]) -> dict[str, float]:
     }
 
 
-def is_collapsed(uniformity: float) -> bool:
-    """Whether all features are as good as one point (`uniformity` as `spread` gives it)."""
-    return uniformity > _COLLAPSED_ABOVE
+def is_collapsed(uniformity: float, num_images: int) -> bool:
+    """Whether the features of several images are as good as one point (`uniformity` as `spread` gives it)."""
+    return num_images > 1 and uniformity > _COLLAPSED_ABOVE

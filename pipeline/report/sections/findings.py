@@ -112,7 +112,8 @@ class Gallery:
         low: the slider's lower end.
         high: its upper end.
         step: of the slider.
-        count: in words, how many there are at the threshold.
+        num: how many there are at the threshold.
+        count: that in words.
         beyond: of the kind in the file and not in the page.
         figure: its table.
     """
@@ -123,6 +124,7 @@ class Gallery:
     low: float
     high: float
     step: float
+    num: int
     count: str
     beyond: int
     figure: Figure
@@ -211,6 +213,7 @@ def _gallery(kind: Kind, table: pd.DataFrame, album: Album, thresholds: Mapping[
         low=low,
         high=high,
         step=step,
+        num=sum(at),
         count=_count(kind, sum(at), sum(len(of) for of, is_at in zip(groups, at, strict=True) if is_at)),
         beyond=len(groups) - num_drawn,
         figure=Figure(f"findings-{kind.name}", ("kind", "score", "until", "num_images", "ids", "why"), rows),

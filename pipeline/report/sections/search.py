@@ -89,14 +89,15 @@ def choose_queries(run: Run, num: int, seed: int) -> NDArray[np.int64]:
 
 def _hubs(run: Run) -> str:
     found = run.metrics["evaluate"]["encoder"].get("hubness")
-    if not found:
+    if not found or run.size == 1:
         return ""
     most = f"among the ten nearest of {per_cent(found['largest_share'])} % of all"
     return f"The most popular image is {most}; {per_cent(found['never_returned'])} % are among nobody's."
 
 
 def _how_chosen(run: Run, num: int, seed: int) -> str:
-    what = "test images" if "test" in run.num_images else "images"
+    what = "test image" if "test" in run.num_images else "image"
+    what += "" if num == 1 else "s"
     classes = ", of different classes as long as there are any" if len(run.class_names) > 1 else ""
     return (
         f"{num} {what} drawn at random (seed {seed}){classes}. Each asks the whole collection and "

@@ -183,8 +183,7 @@ def _about_the_collection(run: Run) -> list[str]:
     labels = f"of {classes}" if run.has_labels else "without labels"
     rejected = run.metrics["fetch"].get("num_rejected", 0)
     left_out = f" {rejected:,} more could not be read." if rejected else ""
-    images = f"{run.size:,} image{'s' if run.size != 1 else ''}"
-    return [f"{images} ({splits}) {labels}.{left_out}"]
+    return [f"{_images(run.size)} ({splits}) {labels}.{left_out}"]
 
 
 def _about_the_encoder(run: Run) -> str:
@@ -209,10 +208,14 @@ def _about_the_embeddings(run: Run) -> list[str]:
     return [f"Its embeddings use {directions} (effective rank)."]
 
 
+def _images(num: int) -> str:
+    return f"{num:,} image{'s' if num != 1 else ''}"
+
+
 def _about_the_index(run: Run) -> str:
     index = run.metrics["index"]
     recall = f"{per_cent(index['recall_at_10'])} % of the true ten nearest"
-    return f"The index ({index['factory']}) holds {index['count']:,} images and finds {recall}."
+    return f"The index ({index['factory']}) holds {_images(index['count'])} and finds {recall}."
 
 
 def _over_pixels(run: Run) -> list[str]:
