@@ -5,6 +5,9 @@ import { askForToken, token } from "./token.js";
 
 const TRIES = 4; // when the server is full
 
+// What an image that is sent is called: its own name stays here, and in this page's words.
+export const UNNAMED = "image";
+
 // What the server, or the way to it, would not do; the message is for a person.
 export class Refusal extends Error {
   constructor(words, { status = 0, title = "" } = {}) {
@@ -23,8 +26,8 @@ export function addressOf(path, query = {}) {
   return url;
 }
 
-// The answer to a request; `onFull` is told in how many seconds it is asked again.
-export async function ask(path, { method = "GET", query, body, signal, onFull } = {}) {
+// The answer to a request; `onFull` is told in how many seconds it is asked again. `name`: of the image sent.
+export async function ask(path, { method = "GET", query, body, name, signal, onFull } = {}) {
   for (let tries = 1; ; tries += 1) {
     const used = token();
     const headers = used ? { Authorization: `Bearer ${used}` } : {};
@@ -41,7 +44,7 @@ export async function ask(path, { method = "GET", query, body, signal, onFull } 
       continue;
     }
     const seconds = Number(response.headers.get("Retry-After"));
-    if (response.status !== 503 || !seconds || tries === TRIES) throw await refusalOf(response);
+    if (response.status !== 503 || !seconds || tries === TRIES) throw await refusalOf(response, name);
     onFull?.(seconds);
     await pause(seconds * 1000, signal);
   }
@@ -49,20 +52,19 @@ export async function ask(path, { method = "GET", query, body, signal, onFull } 
 
 export const askJson = async (path, options) => (await ask(path, options)).json();
 
-async function refusalOf(response) {
+async function refusalOf(response, name) {
   const { status } = response;
   if (status === 401) return new Refusal("This server asks for a token.", { status });
   const isProblem = (response.headers.get("Content-Type") ?? "").includes("problem+json");
   const problem = isProblem ? await response.json().catch(() => ({})) : {};
   const { title = "", detail = "" } = problem;
-  return new Refusal(wordsOf(status, title, detail), { status, title });
+  return new Refusal(wordsOf(status, title, detail, name), { status, title });
 }
 
-function wordsOf(status, title, detail) {
+function wordsOf(status, title, detail, name) {
   if (status === 503) return `The server has too much to do: ${detail || "ask again in a moment"}.`;
   if (title === "unreadable image") {
-    const [, name, reason] = /^(.*?): (.*)$/s.exec(detail) ?? [null, "The file", detail];
-    return `${name} is not an image that can be read: ${reason}.`;
+    return `${name} is not an image that can be read: ${detail.replace(`${UNNAMED}: `, "")}.`;
   }
   if (!detail) return `The server refused with status ${status}${title ? `, ${title}` : ""}.`;
   // a value's own name, as class_name, stays as it is written

@@ -27,14 +27,17 @@ function tell(min) {
   slider.setAttribute("aria-valuetext", words);
 }
 
-// `onMove` while it moves, `onRest` when it has come to rest.
+// `onMove` while it moves, `onRest` when it rests; gives what lets it rest at once, and what forgets it.
 export function watchCut(onMove, onRest) {
-  let timer = 0;
+  let timer = null;
+  const stop = () => { clearTimeout(timer); timer = null; };
+  const rest = () => { stop(); onRest(); };
   slider.addEventListener("input", () => {
     const min = Number(slider.value) === Number(slider.min) ? null : Number(slider.value);
     tell(min);
     onMove(min);
-    clearTimeout(timer);
-    timer = setTimeout(onRest, SAID_AFTER_MS);
+    stop();
+    timer = setTimeout(rest, SAID_AFTER_MS);
   });
+  return { settle: () => timer !== null && rest(), forget: stop };
 }

@@ -18,19 +18,21 @@ function cancel() {
 // For `ask`: it ends with the task, and says when the server is full.
 export const patience = (signal) => ({ signal, onFull: (seconds) => pill.busy(fullWords(seconds), cancel) });
 
-// Does what takes a while; gives what came of it, or null. `again` does it once more.
+// Does what takes a while; gives what came of it, null where it failed or was cancelled, and undefined where
+// something newer took its place. `again` does it once more.
 export async function doing(words, work, again) {
   task.abort();
   const mine = new AbortController();
   task = mine;
+  const left = () => (task === mine ? null : undefined);
   underWay = true;
   pill.busy(words, cancel);
   byId("images").setAttribute("aria-busy", "true");
   try {
     const outcome = await work(mine.signal);
-    return mine.signal.aborted ? null : outcome;
+    return mine.signal.aborted ? left() : outcome;
   } catch (error) {
-    if (mine.signal.aborted) return null;
+    if (mine.signal.aborted) return left();
     if (!(error instanceof Refusal)) {
       pill.bad(`Something went wrong: ${error.message}.`, again);
       throw error; // a fault of the page: for its console

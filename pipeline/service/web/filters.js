@@ -55,11 +55,13 @@ export function showFilters(view) {
 }
 
 export function watchFilters(onChange, onWords) {
-  menu.addEventListener("change", () => onChange({ class: menu.value }));
-  splits.addEventListener("change", () => onChange({ split: splits.value }));
+  // both at once: the one that was chosen before may be under way yet
+  const change = (event) => {
+    const name = isTyped ? field.value : menu.value;
+    const isNone = isTyped && name && !names.includes(name);
+    if (isNone && event.target === field) onWords(`There is no class ${name}.`);
+    else onChange({ ...(isNone ? {} : { class: name }), split: splits.value });
+  };
+  for (const one of [menu, field, splits]) one.addEventListener("change", change);
   field.addEventListener("input", () => offer(field.value));
-  field.addEventListener("change", () => {
-    if (field.value && !names.includes(field.value)) onWords(`There is no class ${field.value}.`);
-    else onChange({ class: field.value });
-  });
 }

@@ -51,6 +51,7 @@ export function watchGrid({ onOpen, onEnd }) {
     // with a modifier the browser opens a tab, which has an address to go to
     if (!tile || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     event.preventDefault();
+    if (event.detail > 1) return; // of a double click, the second would open what has come under the pointer
     onOpen(rowOfTile(tile));
   });
   list.addEventListener("keydown", step);

@@ -1,6 +1,6 @@
 // Where the images of the grid come from: the neighbours of one, or the collection in the order of its ids.
 
-import { askJson } from "./asking.js";
+import { UNNAMED, askJson } from "./asking.js";
 import { isSearch } from "./view.js";
 
 const PAGE = 60;
@@ -17,10 +17,11 @@ class Neighbors {
     let body;
     if (this.upload) {
       body = new FormData();
-      body.append("image", this.upload.blob, this.upload.name);
+      body.append("image", this.upload.blob, UNNAMED);
     }
     const query = { id: this.upload ? null : id, k, class: class_, split };
-    const { generation, answers } = await askJson("search", { ...options, method: "POST", query, body });
+    const asked = { ...options, method: "POST", query, body, name: this.upload?.name };
+    const { generation, answers } = await askJson("search", asked);
     this.rows = answers[0].neighbors;
     this.generation = generation;
     this.isAll = this.rows.length < k || k >= this.most;
@@ -30,21 +31,20 @@ class Neighbors {
 
 class Listing {
   constructor(view) {
-    Object.assign(this, { view, rows: [], isAll: false, generation: null });
+    Object.assign(this, { view, rows: [], total: 0, isAll: false, generation: null });
   }
 
   async more(options) {
     const { class: class_, split } = this.view;
     const listed = async (offset) =>
       askJson("images", { ...options, query: { offset, limit: PAGE, class: class_, split } });
-    let { generation, images } = await listed(this.rows.length);
+    let { generation, total, images } = await listed(this.rows.length);
     if (this.generation !== null && generation !== this.generation) {
       this.rows = []; // of another generation: from the beginning
-      ({ generation, images } = await listed(0));
+      ({ generation, total, images } = await listed(0));
     }
     this.rows = [...this.rows, ...images];
-    this.generation = generation;
-    this.isAll = images.length < PAGE;
+    Object.assign(this, { generation, total, isAll: images.length < PAGE || this.rows.length >= total });
     return this;
   }
 }

@@ -40,6 +40,8 @@ addEventListener("keydown", (event) => {
 
 export const pill = {
   hide,
+  // What it says of what went wrong; null where nothing did.
+  wrong: () => (byId("pill").matches(".bad:not([hidden])") ? byId("pill-words").textContent : null),
   // What was under way no longer is; what went wrong stays.
   rest() {
     if (byId("pill").hidden || byId("pill").classList.contains("busy")) hide();

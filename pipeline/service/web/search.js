@@ -6,14 +6,15 @@ import { csvOf, download } from "./csv.js";
 import { watchCut } from "./cutoff.js";
 import { doing, isUnderWay, patience } from "./doing.js";
 import { byId, counted } from "./elements.js";
-import { watchFilters } from "./filters.js";
+import { showFilters, watchFilters } from "./filters.js";
 import { focusImage, readdress, watchGrid } from "./grid.js";
 import { watchIntake } from "./intake.js";
 import { rowOf, rowsOf } from "./rows.js";
 import { lastWords, pill, say } from "./saying.js";
+import { watchScroll } from "./scrolling.js";
 import { seenWords, showCollection, showCut, showModel, showNoRows, showPlace, showRows } from "./showing.js";
 import { thumbnailOf } from "./tiles.js";
-import { keep, uploadOf } from "./uploads.js";
+import { keep, read, uploadOf } from "./uploads.js";
 import { EVERYTHING, addressOfView, isSearch, keyOf, viewOf } from "./view.js";
 
 const REMEMBERED = 30; // answers, for the way back
@@ -21,6 +22,7 @@ const GONE = "That picture was kept only while the page was open: choose it agai
 
 let collection = null; // what the server says of it
 let shown = null; // {view, source, upload, row}: what the page shows
+let isBehind = false; // the address is of another view, which is being looked up
 let lookAgain = () => {}; // whether the end of the grid is in sight
 const answers = new Map();
 const seen = new Map(); // rows of images that were opened here, by id
@@ -61,7 +63,9 @@ const isSameQuery = (view, other) => other && view.id === other.id && view.uploa
 
 // Goes to a view: the page changes when there is something to show, and not before.
 async function go(view, words) {
+  cutting.settle(); // before the address is another
   const found = await doing(words, (signal) => find(view, signal), () => go(view, words));
+  if (found === null) stay();
   if (!found) return;
   const isOther = !isSameQuery(view, shown?.view);
   history.replaceState({ ...history.state, scroll: scrollY, image: view.id }, "");
@@ -72,12 +76,25 @@ async function go(view, words) {
   scrollTo(0, 0);
 }
 
+// What was asked for does not come: the page goes on to be what its address says, and its menus too.
+async function stay() {
+  if (shown) showFilters(shown.view);
+  if (!isBehind) return;
+  const wrong = pill.wrong();
+  await come();
+  if (wrong !== null) pill.bad(wrong);
+}
+
 // Shows what the address says: when the page opens, and on the way back and forth.
 async function come({ isOpening = false } = {}) {
+  isBehind = true;
+  cutting.forget(); // it is of the view before, whose address has gone
   const { upload, ...rest } = viewOf(location, history.state);
   const isGone = upload !== null && !uploadOf(upload);
   const view = { ...rest, upload: isGone ? null : upload };
   const found = await doing("Looking it up …", (signal) => find(view, signal), come);
+  if (found === undefined) return;
+  isBehind = false;
   if (!found) {
     if (!collection) return;
     shown = { view, source: { rows: [], isAll: true }, upload: uploadOf(view.upload), row: null };
@@ -92,6 +109,7 @@ async function come({ isOpening = false } = {}) {
 
 function show(found) {
   shown = found;
+  isBehind = false;
   showPlace(shown, collection);
   showRows(shown, collection);
   say(`${byId("title").textContent}. ${seenWords()}`);
@@ -117,8 +135,15 @@ async function grow({ isAsked = false } = {}) {
 }
 
 async function take(file) {
-  const upload = keep(file, file.name);
-  if (byId("crop-first").checked && !byId("intake").hidden) {
+  const isCropped = byId("crop-first").checked && !byId("intake").hidden;
+  if (!isCropped && isTooLarge(file, file.name)) return;
+  const blob = await doing(`Reading ${file.name} …`, () => read(file).catch(() => {
+    throw new Refusal(`${file.name} cannot be read: it is a folder, or has changed since it was chosen.`);
+  }));
+  if (blob === null) stay();
+  if (!blob) return;
+  const upload = keep(blob, file.name);
+  if (isCropped) {
     const isSeen = await cropAndSearch(upload).then(() => true, () => false);
     if (isSeen) return;
     say(`This browser cannot show ${file.name}: the whole of it is searched with.`);
@@ -126,13 +151,16 @@ async function take(file) {
   searchWith(upload);
 }
 
-function searchWith(upload) {
+function isTooLarge(blob, name) {
   const most = collection?.limits.body_bytes ?? Infinity;
-  if (upload.blob.size > most) {
-    const size = counted(upload.blob.size, "byte");
-    pill.bad(`${upload.name} has ${size}, the server takes at most ${most.toLocaleString("en")}.`);
-    return;
-  }
+  if (blob.size <= most) return false;
+  const size = counted(blob.size, "byte");
+  pill.bad(`${name} has ${size}, the server takes at most ${most.toLocaleString("en")}.`);
+  return true;
+}
+
+function searchWith(upload) {
+  if (isTooLarge(upload.blob, upload.name)) return void stay();
   const { class: class_, split } = shown?.view ?? EVERYTHING;
   go({ ...EVERYTHING, class: class_, split, upload: upload.key }, `Searching with ${upload.name} …`);
 }
@@ -142,12 +170,15 @@ async function cropAndSearch({ whole, blob, name, frame = null }) {
   const picture = whole ?? blob;
   const part = await chooseCrop(picture, { start: frame, mostBytes: collection?.limits.body_bytes });
   if (part) searchWith(keep(part.blob, name, { whole: part.frame ? picture : null, frame: part.frame }));
+  else stay();
 }
 
 async function cropShown() {
   const { upload, view } = shown;
   try {
-    const blob = upload ? upload.blob : await thumbnailOf(view.id, collection.generation);
+    const fetched = (signal) => thumbnailOf(view.id, collection.generation, signal);
+    const blob = upload ? upload.blob : await doing("Fetching the picture …", fetched, cropShown);
+    if (!blob) return;
     await cropAndSearch(upload ?? { blob, name: `image ${view.id}` });
   } catch (error) {
     pill.bad(error instanceof Refusal ? error.message : "This browser cannot show that picture.");
@@ -213,11 +244,12 @@ lookAgain = watchGrid({
 });
 watchIntake(take, pill.note);
 watchFilters((change) => shown && go({ ...shown.view, ...change }, "Searching …"), pill.bad);
-watchCut(moveCut, restCut);
+const cutting = watchCut(moveCut, restCut);
 byId("crop").addEventListener("click", cropShown);
 byId("copy").addEventListener("click", copyAddress);
 byId("download").addEventListener("click", downloadRows);
 for (const link of [byId("browse"), document.querySelector(".home")]) link.addEventListener("click", browse);
 document.querySelector(".skip").addEventListener("click", skip);
 addEventListener("popstate", come);
+watchScroll(() => shown && !isBehind && !isUnderWay());
 come({ isOpening: true });

@@ -52,7 +52,7 @@ export function showRows(shown, collection) {
 export function showCut({ view, source }, collection) {
   const left = cut(isSearch(view) ? view.min : null);
   const isCut = left < source.rows.length;
-  byId("count").textContent = countWords(left, view, source, collection);
+  byId("count").textContent = countWords(left, view, source);
   byId("more").hidden = source.isAll || isCut;
   byId("nothing").hidden = left > 0;
   byId("nothing").textContent = nothingWords(view, source, collection);
@@ -75,23 +75,15 @@ export function showNoRows(shown, collection, words) {
 // What there is to see, for who listens.
 export const seenWords = () => byId("count").textContent || byId("nothing").textContent;
 
-function countWords(left, view, source, collection) {
+function countWords(left, view, source) {
   if (!left) return "";
   if (!isSearch(view)) {
-    const all = wholeCount(view, collection);
-    const isPart = !source.isAll && all !== null && all > left;
-    return isPart ? `${left.toLocaleString("en")} of ${counted(all, "image")}` : counted(left, "image");
+    const all = counted(source.total, "image");
+    return source.isAll ? counted(left, "image") : `${left.toLocaleString("en")} of ${all}`;
   }
   const [first, last] = [source.rows[0], source.rows[left - 1]].map((row) => row.score.toFixed(3));
   const among = left < source.rows.length ? ` of ${source.rows.length}` : "";
   return `${counted(left, "image")}${among}, scores ${first} to ${last}`;
-}
-
-// How many images a filter leaves, where the collection's description tells.
-function wholeCount(view, { count, classes, splits }) {
-  if (view.class && view.split) return null;
-  if (view.class) return classes[view.class] ?? null;
-  return view.split ? splits[view.split] ?? null : count;
 }
 
 function nothingWords(view, source, collection) {

@@ -4,6 +4,9 @@ const KEPT = 20;
 const uploads = new Map();
 let count = 0;
 
+// The file as it is now, in memory: on its disk it may change, or be a folder, which nobody can read.
+export const read = async (file) => new Blob([await file.arrayBuffer()], { type: file.type });
+
 // `whole` is the upload that this one is a part of, `frame` the part.
 export function keep(blob, name, { whole = null, frame = null, from = null } = {}) {
   count += 1;
