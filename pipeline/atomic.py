@@ -64,7 +64,7 @@ def atomic_folder(path: Path, check: Callable[[], None] = lambda: None) -> Itera
     with lock(path):
         recover(place)
         for stale in _partials(place):  # of runs that were killed: the lock is ours
-            shutil.rmtree(stale, ignore_errors=True)
+            _remove_folder(stale)
         partial = _partial(place)
         partial.mkdir()
         try:
@@ -74,7 +74,7 @@ def atomic_folder(path: Path, check: Callable[[], None] = lambda: None) -> Itera
                 _flush_to_disk(file)
             _swap(partial, place)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)  # what was not finished, or what the new one replaced
+            _remove_folder(partial)  # what was not finished, or what the new one replaced
             recover(place)
 
 
@@ -176,6 +176,12 @@ def _exchange(one: Path, other: Path) -> bool:
     if number in _NOT_HERE:
         return False
     raise OSError(number, os.strerror(number), str(other))
+
+
+def _remove_folder(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.chmod(0o700)  # one that its owner may not write into would stay for good
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _clear_files(path: Path) -> None:

@@ -27,6 +27,7 @@ from pipeline.params.index import Index
 from pipeline.search.changes import adding
 from pipeline.search.changes.adding import Added
 from pipeline.search.changes.compacting import compact
+from pipeline.search.changes.describing import describe
 from pipeline.search.changes.next_generation import next_generation
 from pipeline.search.changes.removing import remove
 from pipeline.search.changes.segments import num_absorbed
@@ -309,6 +310,25 @@ def test_a_change_that_is_killed_at_any_step_leaves_the_old_or_the_new_generatio
         assert process.exitcode == 0  # the last one was not killed
         assert at > 20  # and several were
     assert counts == {"add": {COUNT, COUNT + 1}, "compact": {COUNT}}
+
+
+def test_a_change_opens_the_folder_to_nobody_else(folder: Path) -> None:
+    for path in [*folder.iterdir(), folder]:
+        path.chmod(0o700 if path.is_dir() else 0o640)
+    added(folder, 1000)
+    remove(folder, [3])
+    compact(folder)
+    added(folder, 1001)
+    assert {oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {"0o640"}
+    assert oct(folder.stat().st_mode & 0o777) == "0o700"
+
+
+def test_who_looks_at_a_folder_whose_swap_was_cut_short_puts_it_back(folder: Path) -> None:
+    """Where a file system cannot exchange two folders, a kill may leave the old one under its other name."""
+    for look in (verify, describe):
+        folder.rename(folder.with_name(f".{folder.name}.previous"))
+        look(folder)
+        assert folder.is_dir()
 
 
 def test_two_changes_at_once_are_one_and_a_refusal(folder: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import sha256_of
+from pipeline.atomic import recover_if_free
 from pipeline.encoder.runtime import Encoder
 from pipeline.search.files.settling import of_one_generation
 from pipeline.search.index_folder import IndexFolder
@@ -24,6 +25,7 @@ def describe(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is no index folder, or one of its files is missing or no encoder.
     """
+    recover_if_free(path)
     return of_one_generation(path, lambda: _describe(IndexFolder(path)))
 
 

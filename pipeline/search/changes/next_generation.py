@@ -1,8 +1,10 @@
 """The next generation of an index folder: what changed is written, all else is linked, and they swap."""
 
+import contextlib
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +39,16 @@ class NextGeneration:
             if not path.exists():
                 link_or_copy(self.old.path / path.name, path)
         self.new.write_card(card)
+        self._give_access()
         self.is_written = True
+
+    def _give_access(self) -> None:
+        """Whoever could read or write the old folder can do so with the new one, and nobody else."""
+        of_files = self.old.card.stat()
+        for path in self.new.path.iterdir():
+            if path.stat().st_nlink == 1:  # a link has the access of its other names
+                _give(path, of_files)
+        _give(self.new.path, self.old.path.stat())
 
 
 @contextmanager
@@ -55,12 +66,21 @@ def next_generation(path: Path) -> Iterator[NextGeneration]:
     old.read_card()  # before a lock is made beside what is no index folder
     try:
         with atomic_folder(path) as folder:
+            folder.chmod(stat.S_IRWXU)  # until it is whole
             generation = NextGeneration(old, IndexFolder(folder))
             yield generation
             if not generation.is_written:
                 raise _UnchangedError
     except _UnchangedError:
         pass
+
+
+def _give(path: Path, like: os.stat_result) -> None:
+    """The owner, where this process may set one, and the mode of another file or folder."""
+    for owner, group in ((-1, like.st_gid), (like.st_uid, -1)):
+        with contextlib.suppress(PermissionError):
+            os.chown(path, owner, group)
+    path.chmod(stat.S_IMODE(like.st_mode))
 
 
 class _UnchangedError(Exception):

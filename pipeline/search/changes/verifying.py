@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts import sha256_of
+from pipeline.atomic import recover_if_free
 from pipeline.encoder.runtime import Encoder
 from pipeline.errors import UserError
 from pipeline.search.changes.segments import left_of
@@ -48,6 +49,7 @@ def verify(path: Path) -> Verified:
         UserError: it is no index folder, or its index.json is damaged.
     """
     folder = IndexFolder(path)
+    recover_if_free(path)
     while True:
         card, before = folder.read_card(), sha256_of(folder.card)
         verified = _verify(folder, card)
