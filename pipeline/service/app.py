@@ -1,5 +1,6 @@
 """The application: its routes, put together."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -72,6 +73,8 @@ def make_app(service: Service) -> ASGIApp:
         workshop.generations.start()
         try:
             yield
+        except asyncio.CancelledError:
+            pass  # the second Ctrl-C: uvicorn waits for nothing, and Starlette would write a traceback
         finally:
             await workshop.generations.stop()
             await workshop.decoders.stop()

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.service import problems
-from pipeline.service.limits import Limits, late
+from pipeline.service.limits import Limits, ending, late
 from pipeline.service.problems import Problem
 from pipeline.service.telemetry import Telemetry, log_access
 
@@ -79,6 +79,8 @@ class Guard:
             await self._refuse(answer, receive, problem)
         except TimeoutError:
             await self._refuse(answer, receive, late(self._limits))
+        except asyncio.CancelledError:  # at a second Ctrl-C, or where an end in order takes too long
+            await self._refuse(answer, receive, ending())
         except Exception:
             _log.exception("request %s: %s", answer.request_id, scope["path"])
             await self._refuse(answer, receive, problems.failed())

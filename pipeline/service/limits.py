@@ -98,6 +98,17 @@ def full(what: str) -> Problem:
     )
 
 
+def ending() -> Problem:
+    """That the server ends before the answer is there."""
+    return Problem(
+        FULL,
+        "ending",
+        "the server is being stopped: ask again when it is back",
+        retry_after=RETRY_AFTER_S,
+        close=True,
+    )
+
+
 def late(limits: Limits) -> Problem:
     """That a request took too long."""
     return Problem(

@@ -1,6 +1,7 @@
 """The server process: a socket, uvicorn on it, and an end in order."""
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -15,6 +16,11 @@ from pipeline.service.logs import logging_to_stderr
 from pipeline.service.protocol import bounded_by
 
 _BACKLOG = 1_024
+_MENDS = {
+    errno.EADDRINUSE: "choose another --port, or stop what listens there",
+    errno.EACCES: "choose a --port above 1023: those below need a right of their own",
+}
+_OTHER_HOST = "name an address of this machine with --host"
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -26,13 +32,16 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-        sock.listen(_BACKLOG)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, port))
+            sock.listen(_BACKLOG)
+        except OSError:
+            sock.close()
+            raise
     except OSError as error:
-        raise MachineError(
-            f"{host}:{port}: {error.strerror or error}: choose another --port, or stop what listens there"
-        ) from None
+        mend = _MENDS.get(error.errno or 0, _OTHER_HOST)
+        raise MachineError(f"{host}:{port}: {error.strerror or error}: {mend}") from None
     return sock
 
 
