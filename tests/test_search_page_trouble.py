@@ -199,7 +199,9 @@ def test_a_token_is_asked_for_once(browser: Page, photographs: Photographs, uplo
 
 # A server that says it has thumbnails, and gives those that are fetched with a token.
 WITH_THUMBNAILS = """
-const asked = window.fetch;
+const asked = window.fetch, madeUrl = URL.createObjectURL;
+window.made = 0;
+URL.createObjectURL = (blob) => { window.made += 1; return madeUrl.call(URL, blob); };
 window.fetch = async (url, options) => {
   const isPicture = /images\\/\\d+/.test(url);
   if (isPicture) {
@@ -225,6 +227,7 @@ def test_thumbnails_are_pictures_and_words_where_one_is_missing(browser: Page, t
             arrive(browser, server, "/")  # pictures by their address: the server has none
             browser.wait("document.querySelector('.tile .blank')")
             assert browser.run("document.querySelector('.tile .blank').ariaLabel") == words
+            assert any(url.endswith(f"/v1/images/0?manifest={'0' * 12}") for url in browser.requests)
         with serving(tmp_path / "index", environment={"LOOKALIKE_TOKEN": TOKEN}) as server:
             browser.visit(server.url)
             browser.wait("document.getElementById('token-dialog').open")
@@ -236,6 +239,7 @@ def test_thumbnails_are_pictures_and_words_where_one_is_missing(browser: Page, t
             assert browser.run("document.querySelector('img.pic').alt") == words
             browser.run("document.querySelectorAll('.tile')[3].click()")
             until(browser, "location.search === '?id=3'")
+            assert browser.run("window.made") == 0  # pictures that are never seen leave nothing behind
             press(browser, "crop")  # an image of the collection is cropped like any other
             browser.wait("document.getElementById('crop-dialog').open")
             press(browser, "crop-search")

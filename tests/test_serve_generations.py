@@ -98,6 +98,20 @@ def values_of_other_types(folder: Path) -> None:
     (folder / "index.json").write_text(json.dumps(card | {"index_sha256": None, "search_parameters": [1]}))
 
 
+def test_a_thumbnail_is_of_the_collection_that_was_asked_for(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    build(folder, count=8)
+    with serving(folder) as server:
+        manifest = server.get("/v1/collection").json()["manifest"]
+        assert server.get("/v1/images/3", params={"manifest": manifest}).status_code == 200
+        remove(folder, [2])  # the ids hold
+        wait_until(lambda: server.get("/v1/collection").json()["count"] == 7, timeout_s=5)
+        assert server.get("/v1/images/3", params={"manifest": manifest}).status_code == 200
+        refused = server.get("/v1/images/3", params={"manifest": "f" * 12})
+        assert refused.status_code == 404
+        assert refused.json()["title"] == "another collection"
+
+
 @pytest.mark.parametrize("damage", [not_a_table, values_of_other_types])
 def test_a_damaged_folder_is_not_taken_and_the_next_whole_one_is(
     tmp_path: Path, damage: Callable[[Path], None]

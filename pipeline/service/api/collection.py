@@ -44,10 +44,17 @@ def router_of(workshop: Workshop) -> APIRouter:
         return as_json({"generation": index.generation, "total": total, "images": rows})
 
     @router.get("/images/{id}", **schemas.IMAGE)
-    async def image(request: Request, id_: schemas.Id) -> Response:
+    async def image(request: Request, id_: schemas.Id, manifest: schemas.Manifest = None) -> Response:
         """The thumbnail of an image, a JPEG."""
+        index = workshop.generations.current
+        if manifest not in (None, _manifest_of(index)):
+            raise Problem(
+                404,
+                "another collection",
+                f"the manifest is {_manifest_of(index)} now: the ids name other images",
+            )
         try:
-            content = workshop.generations.current.thumbnail(id_)
+            content = index.thumbnail(id_)
         except UserError as error:
             raise Problem(404, "not found", str(error)) from None
         if content is None:
@@ -78,6 +85,7 @@ def _described(index: ImageIndex, workshop: Workshop) -> dict[str, Any]:
     limits = workshop.limits
     return {
         "generation": index.generation,
+        "manifest": _manifest_of(index),
         "count": len(index),
         "classes": index.classes,
         "splits": index.splits,
@@ -85,3 +93,11 @@ def _described(index: ImageIndex, workshop: Workshop) -> dict[str, Any]:
         "dimension": index.card.dimension,
         "limits": {name: asdict(limits)[name] for name in ("k", "images", "rows", "body_bytes", "pixels")},
     }
+
+
+def _manifest_of(index: ImageIndex) -> str:
+    """Which collection it began with: while it stays an id names the same image, or none.
+
+    But for images that were added to a folder before DVC made it anew: their ids are given again.
+    """
+    return index.card.manifest_sha256[:12]

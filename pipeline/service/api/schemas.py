@@ -12,6 +12,13 @@ _MAX_WORD = 1_000  # characters
 ClassName = Annotated[
     str | None, Query(alias="class", max_length=_MAX_WORD, description="Only images of this class.")
 ]
+Manifest = Annotated[
+    str | None,
+    Query(
+        max_length=_MAX_WORD,
+        description="Only while the collection has this manifest, and the id this image.",
+    ),
+]
 Id = Annotated[int, Path(alias="id", ge=0, le=MAX_ID, description="Of the image in the collection.")]
 Split = Annotated[str | None, Query(max_length=_MAX_WORD, description="Only images of this split.")]
 
@@ -103,6 +110,7 @@ COLLECTION = _operation(
         "application/json",
         _object(
             generation=_STRING,
+            manifest=_STRING,
             count=_COUNT,
             classes=_COUNTS,
             splits=_COUNTS,

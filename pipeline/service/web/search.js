@@ -176,7 +176,7 @@ async function cropAndSearch({ whole, blob, name, frame = null }) {
 async function cropShown() {
   const { upload, view } = shown;
   try {
-    const fetched = (signal) => thumbnailOf(view.id, collection.generation, signal);
+    const fetched = (signal) => thumbnailOf(view.id, collection.manifest, signal);
     const blob = upload ? upload.blob : await doing("Fetching the picture …", fetched, cropShown);
     if (!blob) return;
     await cropAndSearch(upload ?? { blob, name: `image ${view.id}` });

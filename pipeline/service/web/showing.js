@@ -19,7 +19,7 @@ export function showModel(model, collection) {
   byId("made").textContent = `Encoder ${words} · generation ${collection.generation}`;
 }
 
-const looks = ({ thumbnails, generation }) => ({ thumbnails, generation });
+const looks = ({ thumbnails, manifest, generation }) => ({ thumbnails, manifest, generation });
 
 // All but the rows.
 export function showPlace({ view, upload, row }, collection) {

@@ -13,7 +13,7 @@ export function describe(row) {
 }
 
 // A picture that can be shown, else a placeholder. `thumbnails`: whether the collection has any.
-export function pictureOf(row, { thumbnails, generation, lazy = true }) {
+export function pictureOf(row, { thumbnails, manifest, lazy = true }) {
   if (!thumbnails) return placeholder(row);
   const picture = make("img", { className: "pic", alt: describe(row), draggable: "false" });
   if (lazy) picture.loading = "lazy";
@@ -21,22 +21,32 @@ export function pictureOf(row, { thumbnails, generation, lazy = true }) {
   picture.addEventListener("error", () => picture.replaceWith(placeholder(row)));
   picture.addEventListener("load", () => {
     picture.classList.toggle("coarse", picture.naturalWidth < COARSE);
-    // shown is shown: the browser keeps what it drew
-    if (picture.src.startsWith("blob:")) URL.revokeObjectURL(picture.src);
   });
-  if (token()) fetchInto(picture, row.id, generation); // an image cannot bear a token
-  else picture.src = addressOf(`images/${row.id}`, { generation });
+  if (token()) fetchInto(picture, row.id, manifest); // an image cannot bear a token
+  else picture.src = addressOf(`images/${row.id}`, { manifest });
   return picture;
 }
 
-export async function thumbnailOf(id, generation, signal) {
-  return (await ask(`images/${id}`, { query: { generation }, signal })).blob();
+// `manifest`: of the collection in which the image has this id; none comes from another.
+export async function thumbnailOf(id, manifest, signal) {
+  return (await ask(`images/${id}`, { query: { manifest }, signal })).blob();
 }
 
-function fetchInto(picture, id, generation) {
-  thumbnailOf(id, generation)
-    .then((blob) => { picture.src = URL.createObjectURL(blob); })
+function fetchInto(picture, id, manifest) {
+  thumbnailOf(id, manifest)
+    .then(dataOf)
+    .then((data) => { picture.src = data; })
     .catch(() => picture.dispatchEvent(new Event("error")));
+}
+
+// An address that goes with its picture; a blob's would stay if that is never seen.
+function dataOf(blob) {
+  return new Promise((done, fail) => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result);
+    reader.onerror = () => fail(reader.error);
+    reader.readAsDataURL(blob);
+  });
 }
 
 function placeholder(row) {
