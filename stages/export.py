@@ -10,8 +10,8 @@ import torch
 
 from pipeline.artifacts import Artifacts, write_json
 from pipeline.atomic import atomic_folder
-from pipeline.encoder.export import OPSET, export_backbone
-from pipeline.errors import plain_errors
+from pipeline.encoder.export import OPSET, export_backbones
+from pipeline.errors import existing, plain_errors
 from pipeline.params.reader import load_params
 from pipeline.provenance.loaded import Loaded
 
@@ -23,11 +23,14 @@ def main() -> None:
     naming = {"name": params.name, "version": params.version}
     started = time.perf_counter()
     with atomic_folder(data.encoders, loaded.check) as folder:
-        parity = export_backbone(data.backbone, folder / data.encoder.name, naming, params)
-        if filecmp.cmp(data.backbone, data.start_backbone, shallow=False):  # the encoder is the start
-            shutil.copy(folder / data.encoder.name, folder / data.start_encoder.name)
-        else:
-            export_backbone(data.start_backbone, folder / data.start_encoder.name, naming, params)
+        encoder, start = (folder / path.name for path in (data.encoder, data.start_encoder))
+        encoders = {existing(data.backbone, made_by="pretrain"): encoder}
+        is_trained = not filecmp.cmp(data.backbone, data.start_backbone, shallow=False)
+        if is_trained:
+            encoders[data.start_backbone] = start
+        parity, *_ = export_backbones(encoders, naming, params)
+        if not is_trained:  # the encoder is the start
+            shutil.copy(encoder, start)
     write_json(data.metrics("export"), {"opset": OPSET} | asdict(parity))
     write_json(
         data.speed("export"),

@@ -71,13 +71,13 @@ def write_finetuned(folder: FinetuneFolder, data: Artifacts, params: Finetune) -
 def write_encoder(folder: FinetuneFolder, data: Artifacts, params: Finetune) -> dict[str, float]:
     """The encoder and the embeddings of the scored images; returns how far onnxruntime is from torch."""
     from pipeline.encoder.embed import embed_to_file
-    from pipeline.encoder.export import export_backbone
+    from pipeline.encoder.export import export_backbones
     from pipeline.encoder.runtime import Encoder
     from pipeline.evaluation.scored import scored_images
 
     shipped = Encoder.open(data.encoder, "cpu").metadata
     naming = {name: shipped[name] for name in ("name", "version")}
-    parity = export_backbone(folder.backbone, folder.encoder, naming, params)
+    (parity,) = export_backbones({folder.backbone: folder.encoder}, naming, params)
     encoder = Encoder.open(folder.encoder, params.device)
     scored = scored_images(data.read_manifest())
     folder.embeddings.mkdir()

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The default run, made small: every stage does its whole work on the real digits.
 SMALL_RUN = {
     "pretrain.epochs": 1,
+    "pretrain.backbone.width": 8,
     "pretrain.views.size": 16,
     "evaluate.linear.C": [0.01, 1.0],
     "evaluate.linear.max_iterations": 20,

@@ -364,7 +364,7 @@ def test_any_batch_gives_in_onnxruntime_what_torch_gives(
 
 
 def _export(module: nn.Module, size: int, path: Path) -> None:
-    """As `pipeline.encoder.export.export_onnx`, but the bare features: those are not of length one."""
+    """As `pipeline.encoder.export.trace`, but the bare features: those are not of length one."""
     torch.onnx.export(
         module,
         (torch.zeros(2, 3, size, size),),

@@ -129,8 +129,8 @@ def test_the_encoder_carries_where_it_comes_from(small_chain: Path) -> None:
     data = Artifacts(small_chain / "data")
     metadata = Encoder.open(data.encoder, "cpu").metadata
     assert metadata["method"] == "simclr"
-    assert (metadata["backbone"], metadata["feature_dim"], metadata["image_size"]) == ("resnet20", 64, 32)
-    assert metadata["width"] == 16  # that of the paper, where params leave it empty
+    assert (metadata["backbone"], metadata["feature_dim"], metadata["image_size"]) == ("resnet20", 32, 32)
+    assert metadata["width"] == SMALL_RUN["pretrain.backbone.width"]
     assert metadata["data_sha256"] == data.read_collection()["sha256"]
     scaled = data.read_images("train").astype(np.float64) / 255
     np.testing.assert_allclose(metadata["mean"], scaled.mean(axis=(0, 1, 2)))
@@ -144,7 +144,7 @@ def test_embeddings_are_normalised_and_trained_ones_differ(small_chain: Path) ->
     for split in data.splits():
         embeddings = data.read_embeddings(split)
         assert embeddings.dtype == np.float32
-        assert embeddings.shape == (len(data.read_images(split)), 64)
+        assert embeddings.shape == (len(data.read_images(split)), 32)
         np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
         assert not np.allclose(embeddings, data.read_embeddings(split, of_start=True), atol=0.01)
 

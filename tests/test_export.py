@@ -1,5 +1,6 @@
 """The encoder contract: what is in encoder.onnx, what it gives, and what is refused."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from models.backbones import build_backbone
-from pipeline.encoder.export import OPSET, PixelEncoder, check_parity, export_onnx, load_backbone
+from pipeline.encoder.export import OPSET, PixelEncoder, check_parity, load_backbone, trace, write_onnx
 from pipeline.encoder.runtime import Encoder
 from pipeline.errors import MachineError, UserError
 from tests.conftest import ROOT
@@ -30,7 +31,7 @@ def module() -> PixelEncoder:
 @pytest.fixture(scope="module")
 def path(module: PixelEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("encoder") / "encoder.onnx"
-    export_onnx(module, METADATA, path)
+    write_onnx(trace(module, 20), module, METADATA, path)
     return path
 
 
@@ -77,8 +78,21 @@ def test_metadata_and_opset_are_what_was_asked(path: Path) -> None:
 
 
 def test_the_same_module_exports_to_the_same_bytes(path: Path, module: PixelEncoder, tmp_path: Path) -> None:
-    export_onnx(module, METADATA, tmp_path / "again.onnx")
+    write_onnx(trace(module, 20), module, METADATA, tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
+
+
+def test_other_weights_in_a_traced_graph_are_the_export_of_a_module_with_them(
+    path: Path, module: PixelEncoder, tmp_path: Path
+) -> None:
+    """Among them all that is folded: the batch norms into the convolutions, mean and deviation."""
+    rng = torch.Generator().manual_seed(0)
+    other = PixelEncoder(copy.deepcopy(module.backbone), [0.0] * 3, [1.0] * 3).eval()
+    with torch.no_grad():
+        for value in (*other.parameters(), *other.buffers()):
+            value.copy_(torch.rand(value.shape, generator=rng) + 0.5)
+    write_onnx(trace(other, 20), module, METADATA, tmp_path / "exchanged.onnx")
+    assert (tmp_path / "exchanged.onnx").read_bytes() == path.read_bytes()
 
 
 def test_the_gate_passes_what_agrees(path: Path, module: PixelEncoder) -> None:
@@ -98,7 +112,7 @@ def test_the_gate_passes_a_network_that_finds_nothing_where_torch_finds_nothing(
     path: Path, module: PixelEncoder, tmp_path: Path
 ) -> None:
     nothing = PixelEncoder(Nothing(), [0.0] * 3, [1.0] * 3).eval()
-    export_onnx(nothing, METADATA, tmp_path / "nothing.onnx")
+    write_onnx(trace(nothing, 20), nothing, METADATA, tmp_path / "nothing.onnx")
     silent = Encoder.open(tmp_path / "nothing.onnx", device="cpu")
     parity = check_parity(nothing, silent, 1e-5, 0.99999)
     assert (parity.max_abs_difference, parity.min_cosine) == (0, 1)

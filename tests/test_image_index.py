@@ -65,7 +65,7 @@ def test_the_folder_holds_five_files_and_the_card_names_the_hash_of_each(small_c
         "encoder_sha256": sha256_of(data.encoder),
         "catalog_sha256": sha256_of(data.index / "catalog.parquet"),
         "manifest_sha256": sha256_of(data.manifest),
-        "dimension": 64,
+        "dimension": 32,
         "count": 5000,
         "factory": "Flat",
         "search_parameters": {},
@@ -162,7 +162,7 @@ def test_a_file_of_another_generation_is_refused_by_name(alone: Path, name: str,
     """All of the same size, count and dimension."""
     other = alone.with_name("other")
     rng = np.random.default_rng(0)
-    points = rng.standard_normal((5000, 64)).astype(np.float32)
+    points = rng.standard_normal((5000, 32)).astype(np.float32)
     faiss.normalize_L2(points)
     catalog = pd.read_parquet(alone / "catalog.parquet").iloc[::-1]
     index, built, _ = make_index([points], params.index)
@@ -188,9 +188,9 @@ def test_a_file_of_another_generation_is_refused_by_name(alone: Path, name: str,
 @pytest.mark.slow
 def test_an_index_of_another_dimension_is_refused(alone: Path) -> None:
     faiss.write_index(
-        faiss.index_factory(32, "Flat", faiss.METRIC_INNER_PRODUCT), str(alone / "images.faiss")
+        faiss.index_factory(16, "Flat", faiss.METRIC_INNER_PRODUCT), str(alone / "images.faiss")
     )
-    with pytest.raises(UserError, match=r"images\.faiss: is 0 images of 32 dimensions, but .*5000 of 64"):
+    with pytest.raises(UserError, match=r"images\.faiss: is 0 images of 16 dimensions, but .*5000 of 32"):
         ImageIndex.open(alone)
 
 
@@ -305,15 +305,15 @@ def test_a_split_and_a_class_narrow_the_answer_to_their_own_nearest(
     [
         (5000, "there is no image 5000: the ids go from 0 to 4999"),
         (-1, "there is no image -1"),
-        (np.zeros(64), "an embedding has length 0.0: it needs a direction"),
-        (np.full(64, np.nan), "an embedding has length nan"),
+        (np.zeros(32), "an embedding has length 0.0: it needs a direction"),
+        (np.full(32, np.nan), "an embedding has length nan"),
         (None, "a query is a NoneType: ask with an image file, pixels"),
         (b"ab", "a query is a bytes: ask with"),
         (Image.new("RGB", (32, 32)), "a query is a Image: ask with"),
         (np.array(7), "a query is a ndarray of int64: ask with"),
         (np.array(0.5), "a query is a ndarray of float64: ask with"),
         (np.ones((2, 2), dtype=np.int64), "a query is a ndarray of int64: ask with"),
-        (np.ones(63), r"an embedding is \[63\], the index holds \[64\]"),
+        (np.ones(31), r"an embedding is \[31\], the index holds \[32\]"),
         (np.zeros((16, 16, 3), np.uint8), r"pixels are \[16, 16, 3\], the encoder takes uint8 \[32, 32, 3\]"),
     ],
 )
@@ -362,9 +362,9 @@ def test_an_approximate_index_gives_as_many_as_it_can_find_and_no_empty_places(
 def test_an_array_of_ids_asks_for_each_of_them(alone: Path) -> None:
     """As many ids as an embedding has numbers were taken for one."""
     index = ImageIndex.open(alone)
-    ids = np.arange(64)
+    ids = np.arange(32)
     pd.testing.assert_frame_equal(index.search(ids, k=2), index.search(ids.tolist(), k=2))
-    assert index.search(ids, k=2)["query"].nunique() == 64
+    assert index.search(ids, k=2)["query"].nunique() == 32
     with pytest.raises(UserError, match=r"k is 2\.5, the index holds 5000 images"):
         index.search(ids, k=2.5)  # type: ignore[arg-type]
 
@@ -468,7 +468,7 @@ def test_searches_during_swaps_are_each_of_one_generation(
     catalog = pd.read_parquet(alone / "catalog.parquet").iloc[:500]
     generations = []
     for word in ("old", "new"):
-        points = rng.standard_normal((500, 64)).astype(np.float32)
+        points = rng.standard_normal((500, 32)).astype(np.float32)
         faiss.normalize_L2(points)
         index, built, _ = make_index([points], params.index)
         source = alone.with_name(word)

@@ -37,7 +37,7 @@ def test_a_query_every_100_ms_of_a_repro_is_answered_by_the_old_or_the_new_gener
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        change_params(clone / "params.yaml", {"dataset.seed": 1})
+        change_params(clone / "params.yaml", {"dataset.seed": 1, "pretrain.epochs": 0})
         repro(clone, "index")  # the last stage that writes what a search reads
         done.wait(1.0)  # some questions to the new one
     finally:

@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from models.backbones import build_backbone
 from pipeline import Encoder
 from pipeline.collection.sources.scenes import ARCHIVE
-from pipeline.encoder.export import PixelEncoder, export_onnx
+from pipeline.encoder.export import PixelEncoder, trace, write_onnx
 from pipeline.images import fit, read_image
 from tests.browser import CHROMIUM, open_browser
 from tests.conftest import ROOT
@@ -94,7 +94,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         module.train()(torch.from_numpy(scenes))  # moves the running statistics of the batch norms
     dim = int(module.eval()(torch.from_numpy(scenes)).shape[1])
     metadata = {"name": "test", "image_size": SIZE, "feature_dim": dim}
-    export_onnx(module, metadata, folder / "data/encoder/encoder.onnx")
+    write_onnx(trace(module, SIZE), module, metadata, folder / "data/encoder/encoder.onnx")
     (folder / "node_modules").symlink_to(MODULES)
     return folder
 

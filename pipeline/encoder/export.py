@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.onnx import ONNXProgram
 
 from models.backbones import build_backbone, published_width
 from models.weights import CENTER
@@ -99,48 +100,49 @@ def load_backbone(path: Path) -> tuple[PixelEncoder, dict[str, Any]]:
     return PixelEncoder(backbone, card["mean"], card["std"], center).eval(), card
 
 
-def export_backbone(backbone: Path, encoder: Path, naming: Mapping[str, Any], gate: Gate) -> Parity:
-    """Writes one encoder and holds it against torch.
+def export_backbones(encoders: Mapping[Path, Path], naming: Mapping[str, Any], gate: Gate) -> list[Parity]:
+    """Writes encoders and holds each against torch.
 
     Args:
-        backbone: as stage `pretrain` wrote it.
-        encoder: the ONNX file that is written.
+        encoders: a backbone as stage `pretrain` wrote it -> the ONNX file that is written of it.
         naming: `name` and `version`, for its metadata.
         gate: how far the two may be apart.
 
+    Returns:
+        How far each is from torch.
+
     Raises:
-        UserError: the backbone is missing or damaged.
+        UserError: a backbone is missing or damaged.
         MachineError: torch and onnxruntime disagree.
     """
-    module, card = load_backbone(backbone)
-    network = card.pop("backbone")
-    metadata = {
-        **naming,
-        **card,
-        "backbone": network["name"],
-        "width": network["width"] or published_width(network["name"]),
-        "resize": RESIZE_RULE,
-        "interpolation": INTERPOLATION,
-    }
-    export_onnx(module, metadata, encoder)
-    # float32 on the CPU on both sides: the gate is for the graph, not for a GPU's rounding
-    return check_parity(module, Encoder.open(encoder, device="cpu"), gate.max_abs_difference, gate.min_cosine)
+    graphs: dict[str, ONNXProgram] = {}
+    parities = []
+    for backbone, encoder in encoders.items():
+        module, card = load_backbone(backbone)
+        network = card.pop("backbone")
+        architecture = json.dumps([network, card["image_size"], card["centered"]])
+        # tracing is most of the work, and no weight changes what it gives
+        graph = graphs.get(architecture) or trace(module, card["image_size"])
+        graphs[architecture] = ONNXProgram(graph.model.clone(), graph.exported_program)
+        metadata = {
+            **naming,
+            **card,
+            "backbone": network["name"],
+            "width": network["width"] or published_width(network["name"]),
+            "resize": RESIZE_RULE,
+            "interpolation": INTERPOLATION,
+        }
+        write_onnx(graph, module, metadata, encoder)
+        # float32 on the CPU on both sides: the gate is for the graph, not for a GPU's rounding
+        on_cpu = Encoder.open(encoder, device="cpu")
+        parities.append(check_parity(module, on_cpu, gate.max_abs_difference, gate.min_cosine))
+    return parities
 
 
-def export_onnx(module: PixelEncoder, metadata: Mapping[str, Any], path: Path) -> None:
-    """Writes the module to one ONNX file with a dynamic batch.
-
-    Args:
-        module: in eval mode.
-        metadata: written to `metadata_props`, each value as JSON; `image_size` is the side of the input.
-        path: of the file; no side file is made.
-
-    Raises:
-        onnx.checker.ValidationError: the full check fails.
-    """
-    size = int(metadata["image_size"])
+def trace(module: PixelEncoder, image_size: int) -> ONNXProgram:
+    """The graph of a module in eval mode, with a dynamic batch, not yet optimised: no weight is folded into it."""
     # two images: with one the exporter takes the batch for a constant
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own, on the versions of its parts
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -153,11 +155,30 @@ def export_onnx(module: PixelEncoder, metadata: Mapping[str, Any], path: Path) -
             opset_version=OPSET,
             external_data=False,
             dynamo=True,
+            optimize=False,
             verbose=False,
         )
     if program is None:
         raise AssertionError("torch.onnx.export gave no program")
-    model = program.model_proto
+    return program
+
+
+def write_onnx(graph: ONNXProgram, module: PixelEncoder, metadata: Mapping[str, Any], path: Path) -> None:
+    """Writes a module to one ONNX file.
+
+    Args:
+        graph: of this module, or of another of its architecture; it is used up, for weights are folded in it.
+        module: whose weights are written.
+        metadata: written to `metadata_props`, each value as JSON.
+        path: of the file; no side file is made.
+
+    Raises:
+        onnx.checker.ValidationError: the full check fails.
+    """
+    used = graph.model.graph.initializers  # not, say, how many batches a batch norm has seen
+    graph.apply_weights({name: value for name, value in module.state_dict().items() if name in used})
+    graph.optimize()
+    model = graph.model_proto
     _forget_origins(model)
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
     onnx.checker.check_model(model, full_check=True)

