@@ -15,12 +15,13 @@ from sklearn.datasets import load_sample_images
 
 from pipeline.artifacts import Artifacts
 from pipeline.evaluation.coverage import PROTOCOLS
-from tests.conftest import ROOT, clone_project
-from tests.processes import run
+from tests.conftest import ROOT, SMALL_RUN, change_params, clone_project
+from tests.processes import run, run_lookalike, run_stage
 
 pytestmark = pytest.mark.slow
 
 NUM_EACH = 40
+STAGES = ("fetch", "weights", "pretrain", "export", "finetune", "embed", "index", "evaluate")
 SMALL = {"evaluate.linear.few_label_seeds": [0, 1], "report.map_images": 500}
 
 
@@ -166,36 +167,32 @@ def test_an_experiment_on_a_folder_without_classes_runs_and_says_what_it_leaves_
     assert sizes[""][1] != ""
 
 
+@pytest.mark.xdist_group("chain")  # which has the photographs
 def test_unlabelled_images_are_learned_from_and_searched_and_never_scored_on(
-    chain: Path, photographs: Path, tmp_path: Path
+    photographs: Path, tmp_path: Path
 ) -> None:
     for name in ("palace", "flower"):
         for number, picture in enumerate(sorted((photographs / name).iterdir())):
             place = ("train", "test", "unlabelled", "unlabelled")[number % 4]
-            folder = tmp_path / place / ("" if place == "unlabelled" else name)
+            folder = tmp_path / "photos" / place / ("" if place == "unlabelled" else name)
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(picture, folder / f"{name}{number}.jpg")
-    done = run(
-        *("dvc", "exp", "run", "-S", f"dataset.path={tmp_path}", "-S", "dataset.image_size=96"),
-        *("-S", "pretrain.epochs=1", "-S", "pretrain.views.size=64", "-S", "pretrain.batch_size=32"),
-        cwd=chain,
-    )
-    try:
-        data = Artifacts(chain / "data")
-        assert data.read_collection()["num_images"] == {"train": 20, "test": 20, "unlabelled": 40}
-        # 60 images to learn from, of which 2 labelled ones are held out: a batch of 32 there is, with the
-        # 20 labelled ones alone there would be none
-        assert re.search(r"^ +1/1 ", done.stdout, re.MULTILINE)
-        manifest = data.read_manifest()
-        assert set(manifest.query("split == 'unlabelled'")["label"]) == {-1}
-        assert len(data.read_embeddings("unlabelled")) == 40
-        picture = tmp_path / "unlabelled/flower2.jpg"
-        found = json.loads(run("lookalike", "query", str(picture), "-k", "1", "--json", cwd=chain).stdout)
-        assert found[0]["neighbors"][0]["source"] == "unlabelled/flower2.jpg"
-        assert "knn" in json.loads(data.metrics("evaluate").read_text())["encoder"]
-    finally:
-        run("git", "checkout", "--quiet", ".", cwd=chain)
-        run("dvc", "checkout", "--quiet", cwd=chain)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    own = {"dataset.name": "folder", "dataset.path": "photos", "pretrain.batch_size": 32}
+    change_params(tmp_path / "params.yaml", SMALL_RUN | own)
+    printed = {stage: run_stage(stage, tmp_path).stdout for stage in STAGES}
+    data = Artifacts(tmp_path / "data")
+    assert data.read_collection()["num_images"] == {"train": 20, "test": 20, "unlabelled": 40}
+    # 60 images to learn from, of which 2 labelled ones are held out: a batch of 32 there is, with the
+    # 20 labelled ones alone there would be none
+    assert re.search(r"^ +1/1 ", printed["pretrain"], re.MULTILINE)
+    manifest = data.read_manifest()
+    assert set(manifest.query("split == 'unlabelled'")["label"]) == {-1}
+    assert len(data.read_embeddings("unlabelled")) == 40
+    picture = tmp_path / "photos/unlabelled/flower2.jpg"
+    found = json.loads(run_lookalike("query", str(picture), "-k", "1", "--json", cwd=tmp_path).stdout)
+    assert found[0]["neighbors"][0]["source"] == "unlabelled/flower2.jpg"
+    assert "knn" in json.loads(data.metrics("evaluate").read_text())["encoder"]
 
 
 def test_the_experiments_of_the_guide_run(chain: Path, home: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 from tests.processes import fails, run, run_lookalike
 from tests.two_runs import right, write_run
 
+pytestmark = pytest.mark.xdist_group("revisions")  # one project, made once
+
 CHAIN = """
 stages:
   copy:

@@ -17,6 +17,8 @@ from pipeline.encoder.runtime import Encoder
 from pipeline.errors import MachineError, UserError
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.xdist_group("export")  # one file, made once
+
 METADATA: dict[str, Any] = {"name": "test", "image_size": 20, "feature_dim": 16, "mean": [0.1, 0.2, 0.3]}
 
 

@@ -32,6 +32,8 @@ from pipeline.training.finetuning.tuner import Start
 from tests.conftest import ROOT, change_params
 from tests.processes import fails, run, run_stage, start_stage, use_every_core, wait_until
 
+pytestmark = pytest.mark.xdist_group("finetune")  # one project, made once
+
 NUM_CLASSES = 4
 SIZE = 16
 LITTLE: dict[str, Any] = {

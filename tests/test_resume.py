@@ -217,13 +217,13 @@ def test_the_clock_counts_steps_and_neither_measuring_nor_saving(
     measure = Watch.measure
 
     def slowly(watch: Any) -> Any:
-        time.sleep(2)
+        time.sleep(0.5)
         return measure(watch)
 
     monkeypatch.setattr(Watch, "measure", slowly)
     started = time.perf_counter()
     run = train(images, LABELS, tiny(params, epochs=1), Checkpoints(tmp_path / "run"))
-    assert run.seconds < time.perf_counter() - started - 4
+    assert run.seconds < time.perf_counter() - started - 1
     assert run.views_per_s == pytest.approx(2 * 8 * 8 / run.seconds)
 
 
