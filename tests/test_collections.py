@@ -22,7 +22,11 @@ pytestmark = pytest.mark.slow
 
 NUM_EACH = 40
 STAGES = ("fetch", "weights", "pretrain", "export", "finetune", "embed", "index", "evaluate")
-SMALL = {"evaluate.linear.few_label_seeds": [0, 1], "report.map_images": 500}
+SMALL = {
+    "evaluate.linear.few_label_seeds": [0, 1],
+    "evaluate.linear.max_iterations": 20,
+    "report.map_images": 500,
+}
 
 
 GUIDE = [

@@ -69,8 +69,8 @@ def test_the_file_is_whole_alone_and_names_no_path(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
     onnx.checker.check_model(onnx.load(path), full_check=True)
     content = path.read_bytes()
-    for trace in (b".py", b"site-packages", str(ROOT).encode(), str(Path.home()).encode()):
-        assert trace not in content, trace
+    for origin in (b".py", b"site-packages", str(ROOT).encode(), str(Path.home()).encode()):
+        assert origin not in content, origin
 
 
 def test_metadata_and_opset_are_what_was_asked(path: Path) -> None:

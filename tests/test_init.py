@@ -13,6 +13,13 @@ from tests.conftest import ROOT
 from tests.processes import NUM_CORES, fails, run, run_lookalike
 
 TEMPLATE = ROOT / "pipeline/project/template"
+# half the pixels of the recipe, and less of what this test does not ask about
+SMALL = (
+    "dataset.image_size=160",
+    "evaluate.linear.few_label_seeds=[0, 1]",
+    "evaluate.linear.max_iterations=20",
+    "report.map_images=500",
+)
 
 
 @pytest.mark.parametrize(("name", "here"), [("params.yaml", "params.yaml"), ("chain.yaml", "dvc.yaml")])
@@ -27,7 +34,8 @@ def test_a_project_keeps_the_same_out_of_git(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_project_of_scenes_runs_to_a_search(tmp_path: Path) -> None:
-    printed = run_lookalike("init", "places", "--recipe", "scenes", cwd=tmp_path).stdout
+    small = [part for setting in SMALL for part in ("-S", setting)]
+    printed = run_lookalike("init", "places", "--recipe", "scenes", *small, cwd=tmp_path).stdout
     project = tmp_path / "places"
     assert printed.splitlines()[-1] == "next: cd places && dvc repro"
     names = {path.name for path in project.iterdir()}
@@ -35,7 +43,7 @@ def test_a_project_of_scenes_runs_to_a_search(tmp_path: Path) -> None:
     done = run("env", f"OMP_NUM_THREADS={NUM_CORES}", "dvc", "repro", cwd=project)
     scores = json.loads((project / "data/metrics/evaluate.json").read_text())
     knn = scores["encoder"]["knn"]["top1"]
-    assert knn >= 0.8  # 300 images; 0.843 when this was written
+    assert knn >= 0.8  # 300 images; 0.817 when this was written, and 0.843 at the recipe's 224 px
     (last,) = [line for line in done.stdout.splitlines() if line.startswith("kNN ")]
     assert last == f"kNN {100 * knn:.1f} %: the start as it is, nothing was trained (pretrain.epochs: 0)"
     scores["encoder"].pop("hubness")  # of the index, which is the encoder's

@@ -35,31 +35,29 @@ def test_determinism_does_not_fill_every_new_tensor() -> None:
 
 
 FREED_AND_TAKEN_AGAIN = """
-import resource, statistics, sys
+import resource, statistics
 import torch
 from pipeline.training.hardware.machine import keep_freed_memory
 
-mode, size = sys.argv[1], int(sys.argv[2])
-if mode == "keep":
-    assert keep_freed_memory()
-faults = []
-for step in range(40):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.empty(size, dtype=torch.uint8).fill_(1)
-    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(int(statistics.median(faults)))  # the first steps still make room
+def faults_per_page(mebibytes):
+    size, faults = mebibytes << 20, []
+    for step in range(40):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.empty(size, dtype=torch.uint8).fill_(1)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return int(statistics.median(faults)) / (size // 4096)  # the first steps still make room
+
+print(faults_per_page(48))
+assert keep_freed_memory()
+print(faults_per_page(48), faults_per_page(128))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory of glibc")
 def test_freed_memory_is_kept_for_the_next_step_but_for_the_largest_tensors() -> None:
-    def faults_per_page(mode: str, mebibytes: int) -> float:
-        size = mebibytes << 20
-        command = [sys.executable, "-c", FREED_AND_TAKEN_AGAIN, mode, str(size)]
-        return int(subprocess.check_output(command, text=True)) / (size // 4096)
-
     one_a_huge_page = 1 / 512  # what a system gives that hands out 2 MiB at a time
-    kept = faults_per_page("keep", 48)
+    printed = subprocess.check_output([sys.executable, "-c", FREED_AND_TAKEN_AGAIN], text=True)
+    given_back, kept, large = map(float, printed.split())
     assert kept < 0.05
-    for taken_anew in (faults_per_page("give back", 48), faults_per_page("keep", 128)):
+    for taken_anew in (given_back, large):
         assert taken_anew > max(10 * kept, 0.9 * one_a_huge_page)

@@ -27,8 +27,10 @@ def test_a_run_that_stands_in_the_file_is_not_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
-    collection = methods.read_collection(methods.with_settings(TINY))
-    monkeypatch.setattr(methods, "read_collection", lambda _: collection)  # once for both
+    identity, class_names, train, test = methods.read_collection(methods.with_settings(TINY))
+    few = tuple(part[::4] for part in train)  # of ten classes 100 each
+    # once for both
+    monkeypatch.setattr(methods, "read_collection", lambda _: (identity, class_names, few, test))
     output = tmp_path / "runs.jsonl"
     wanted = ["-o", str(output), "--held-out", "--methods", "simsiam", "--precisions", "float32", "--seeds"]
     call(monkeypatch, *wanted, "0")
@@ -43,7 +45,7 @@ def test_a_run_that_stands_in_the_file_is_not_run_again(
     printed = capsys.readouterr().out
     assert "run 1 of 2" not in printed
     assert "run 2 of 2: simsiam float32 1" in printed
-    assert "800 images, a held-out fifth of the training images" in printed
+    assert "200 images, a held-out fifth of the training images" in printed
     knn = [100 * row["scores"]["knn"]["top1"] for row in (first, second)]
     mean, deviation = sum(knn) / 2, abs(knn[0] - knn[1]) / 2**0.5
     assert f"| simsiam | float32 | 2 | {mean:.1f} ± {deviation:.1f} |" in printed

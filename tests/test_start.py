@@ -198,9 +198,9 @@ def test_published_weights_come_from_a_hub_once_and_then_from_its_cache(
     changes = {"pretrain.backbone.name": "timm:test_resnet", "pretrain.backbone.pretrained": True}
     change_params(begun / "params.yaml", changes)
     environment = (f"HF_HOME={tmp_path / 'hf'}", f"HF_ENDPOINT={hub}", "NO_PROXY=*", "HF_HUB_OFFLINE=0")
-    later = "from stages import export, pretrain, weights; [each.main() for each in (weights, pretrain, export)]"
-    for program in (("-m", "stages.weights"), ("-c", later)):
-        run("env", *environment, "python", *program, cwd=begun)
+    run("env", *environment, "python", "-m", "stages.weights", cwd=begun)
+    later = "from stages import export, pretrain, weights; weights.main(); pretrain.main(); export.main()"
+    run("env", *environment, "python", "-c", later, cwd=begun)
     gets = [line for line in Hub.asked[0] if line.startswith("GET") and line.endswith(".safetensors")]
     assert len(gets) == 1
     data = Artifacts(begun / "data")

@@ -140,7 +140,7 @@ def export_backbones(encoders: Mapping[Path, Path], naming: Mapping[str, Any], g
 
 
 def trace(module: PixelEncoder, image_size: int) -> ONNXProgram:
-    """The graph of a module in eval mode, with a dynamic batch, not yet optimised: no weight is folded into it."""
+    """The graph of a module in eval mode, for any batch, not yet optimised: no weight is folded in it."""
     # two images: with one the exporter takes the batch for a constant
     example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
     with warnings.catch_warnings():
