@@ -26,11 +26,11 @@ from PIL import Image
 
 from pipeline import ImageIndex
 from pipeline.params.index import Index
+from pipeline.search.building.index import make_index
 from pipeline.search.changes.adding import add
 from pipeline.search.changes.compacting import compact
 from pipeline.search.changes.removing import remove
 from pipeline.search.changes.verifying import verify
-from pipeline.search.index import make_index
 from pipeline.search.index_folder import IndexFolder
 
 SIZE = 32  # pixels
@@ -99,9 +99,12 @@ def _build(folder: Path, count: int, dim: int, factory: str) -> None:
     embeddings = 0.7 * rng.standard_normal((count, dim), dtype=np.float32)
     embeddings += centres[rng.integers(0, len(centres), count)]
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    params = Index(factory=factory, target_recall=0.95, num_queries=1000, seed=0, thumbnail_size=96)
+    params = Index(
+        factory=factory, memory_gib=8, target_recall=0.95, num_queries=1000, seed=0, thumbnail_size=96
+    )
     with _timed("index built and tuned"):
-        index, built, _ = make_index([embeddings], params)
+        made = make_index([embeddings], params)
+        index, built = made.index, made.built
     print(f"  {built.factory}, {built.search_parameters}, recall@10 {built.recall_at_10:.4f}")
     manifest = made_up_manifest(count, _CLASSES)
     encoder = folder.with_suffix(".onnx")

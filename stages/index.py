@@ -1,5 +1,7 @@
 """DVC stage `index`: the embeddings, searchable, to data/index/: a folder that answers alone."""
 
+import time
+
 import faiss
 
 from pipeline.artifacts import Artifacts, sha256_of, write_json
@@ -7,7 +9,8 @@ from pipeline.atomic import atomic_folder
 from pipeline.errors import plain_errors
 from pipeline.params.reader import load_params
 from pipeline.provenance.loaded import Loaded
-from pipeline.search.index import make_index
+from pipeline.search.building.curve import write_curves
+from pipeline.search.building.index import make_index
 from pipeline.search.index_folder import IndexFolder
 
 
@@ -17,10 +20,12 @@ def main() -> None:
     data = Artifacts()
     data.check_embeddings()
     embeddings = [data.read_embeddings(split) for split in data.splits()]
+    started = time.perf_counter()
     with atomic_folder(data.index, loaded.check) as folder:
-        index, built, queries_per_s = make_index(embeddings, params)
+        made = make_index(embeddings, params)
+        built = made.built
         IndexFolder(folder).write(
-            index,
+            made.index,
             built,
             data.encoder,
             data.read_manifest(),
@@ -28,24 +33,41 @@ def main() -> None:
             images=[data.read_images(split) for split in data.splits()],
             thumbnail_size=params.thumbnail_size,
         )
-    reached = built.recall_at_10 >= built.target_recall
+        write_curves(IndexFolder(folder).curves, made.curves)
+    reached = built.recall_at_10_low >= built.target_recall
     write_json(
         data.metrics("index"),
         {
             "factory": built.factory,
             "count": built.count,
             "recall_at_10": built.recall_at_10,
+            "recall_at_10_low": built.recall_at_10_low,
+            "recall_at_10_high": built.recall_at_10_high,
             "target_recall": built.target_recall,
             "target_reached": reached,
+            "work_per_query": built.work_per_query,
+            "bytes_per_vector": built.bytes_per_vector,
         }
         | built.search_parameters,
     )
-    write_json(data.speed("index"), {"queries_per_s": round(queries_per_s, 1), "faiss": faiss.__version__})
-    print(f"{built.factory}: {built.count} images, recall@10 {built.recall_at_10:.4f}")
+    write_json(
+        data.speed("index"),
+        {
+            "queries_per_s": round(made.queries_per_s, 1),
+            "p99_ms": round(made.p99_ms, 3),
+            "seconds": round(time.perf_counter() - started, 2),
+            "faiss": faiss.__version__,
+        },
+    )
+    print(
+        f"{built.factory}: {built.count} images, recall@10 {built.recall_at_10:.4f} "
+        f"({built.recall_at_10_low:.4f} to {built.recall_at_10_high:.4f}), "
+        f"{built.work_per_query / built.count:.2g} of the work of an exact search"
+    )
     if not reached:
         print(
-            f"index: that is below index.target_recall ({built.target_recall}): "
-            "choose an index.factory that can reach it, or a lower target"
+            f"index: index.target_recall ({built.target_recall}) is not reached for sure: "
+            "choose an index.factory that can reach it, more index.num_queries, or a lower target"
         )
 
 

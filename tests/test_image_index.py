@@ -24,9 +24,9 @@ from pipeline.atomic import atomic_folder
 from pipeline.errors import UserError
 from pipeline.evaluation.knn import nearest
 from pipeline.params.reader import Params
+from pipeline.search.building.index import make_index
 from pipeline.search.files import settling
 from pipeline.search.files.catalog import Catalog, write_catalog
-from pipeline.search.index import make_index
 from pipeline.search.index_folder import IndexFolder
 from tests.processes import fails, files_of_at_most, run_stage
 
@@ -165,7 +165,8 @@ def test_a_file_of_another_generation_is_refused_by_name(alone: Path, name: str,
     points = rng.standard_normal((5000, 32)).astype(np.float32)
     faiss.normalize_L2(points)
     catalog = pd.read_parquet(alone / "catalog.parquet").iloc[::-1]
-    index, built, _ = make_index([points], params.index)
+    made = make_index([points], params.index)
+    index, built = made.index, made.built
     other.mkdir()
     encoder = alone / "encoder.onnx"
     black = np.zeros((5000, 32, 32, 3), dtype=np.uint8)
@@ -336,7 +337,8 @@ def test_an_approximate_index_gives_as_many_as_it_can_find_and_no_empty_places(
     data = Artifacts(small_chain / "data")
     embeddings = [data.read_embeddings(split) for split in data.splits()]
     chosen = params.index.model_copy(update={"factory": factory, "target_recall": 0.001})
-    index, built, _ = make_index(embeddings, chosen)
+    made = make_index(embeddings, chosen)
+    index, built = made.index, made.built
     for name in FILES:
         (alone / name).unlink()
     IndexFolder(alone).write(index, built, data.encoder, data.read_manifest(), "0" * 64)
@@ -376,7 +378,8 @@ def test_the_score_of_an_id_is_a_cosine_where_codes_are_shorter_than_one(
 ) -> None:
     data = Artifacts(small_chain / "data")
     chosen = params.index.model_copy(update={"factory": factory, "target_recall": 0.001})
-    index, built, _ = make_index([data.read_embeddings(split) for split in data.splits()], chosen)
+    made = make_index([data.read_embeddings(split) for split in data.splits()], chosen)
+    index, built = made.index, made.built
     IndexFolder(alone).write(index, built, data.encoder, data.read_manifest(), "0" * 64)
     opened = ImageIndex.open(alone)
     inverted = faiss.try_extract_index_ivf(index)
@@ -394,7 +397,8 @@ def test_the_score_of_an_id_is_a_cosine_where_codes_are_shorter_than_one(
 def test_a_fast_scan_index_is_asked_by_an_id_in_vain(small_chain: Path, alone: Path, params: Params) -> None:
     data = Artifacts(small_chain / "data")
     chosen = params.index.model_copy(update={"factory": "IVF16,PQ8x4fs", "target_recall": 0.001})
-    index, built, _ = make_index([data.read_embeddings(split) for split in data.splits()], chosen)
+    made = make_index([data.read_embeddings(split) for split in data.splits()], chosen)
+    index, built = made.index, made.built
     IndexFolder(alone).write(index, built, data.encoder, data.read_manifest(), "0" * 64)
     with pytest.raises(UserError, match="image 17: an index of this kind does not give its embeddings back"):
         ImageIndex.open(alone).search(17, k=3)
@@ -408,7 +412,8 @@ def test_an_index_too_large_to_hash_is_told_from_one_of_which_a_single_number_di
     assert len(ImageIndex.open(alone)) == 5000
     vectors = faiss.read_index(str(alone / "images.faiss")).reconstruct_n(0, 5000)
     vectors[2500, 3] += 0.001
-    index, built, _ = make_index([vectors], params.index)
+    made = make_index([vectors], params.index)
+    index, built = made.index, made.built
     other = alone.with_name("other")
     other.mkdir()
     catalog = pd.read_parquet(alone / "catalog.parquet")
@@ -470,7 +475,8 @@ def test_searches_during_swaps_are_each_of_one_generation(
     for word in ("old", "new"):
         points = rng.standard_normal((500, 32)).astype(np.float32)
         faiss.normalize_L2(points)
-        index, built, _ = make_index([points], params.index)
+        made = make_index([points], params.index)
+        index, built = made.index, made.built
         source = alone.with_name(word)
         source.mkdir()
         named = catalog.assign(source=[f"{word}/{row}" for row in range(500)])

@@ -10,8 +10,8 @@ from pipeline.errors import UserError
 from pipeline.evaluation.knn import nearest, normalize
 from pipeline.params.reader import Params
 from pipeline.search import rows
-from pipeline.search.index import build_index, choose_factory, make_index
-from pipeline.search.tuning import exact_neighbors, recall, tune
+from pipeline.search.building.index import make_index
+from pipeline.search.building.truth import exact_neighbors
 
 CPU = torch.device("cpu")
 
@@ -24,13 +24,6 @@ def parts() -> list[NDArray[np.float32]]:
     points = centres[rng.integers(0, 200, 6000)] + 0.3 * rng.standard_normal((6000, 16))
     embeddings = normalize(points.astype(np.float32))
     return [embeddings[:5000], embeddings[5000:]]
-
-
-def test_auto_is_exact_up_to_100_000_images_and_an_inverted_file_beyond() -> None:
-    assert choose_factory("auto", 5000) == "Flat"
-    assert choose_factory("auto", 100_000) == "Flat"
-    assert choose_factory("auto", 1_000_000) == "IVF4096,Flat"  # 4 sqrt(N), to a power of two
-    assert choose_factory("HNSW32", 5000) == "HNSW32"
 
 
 def test_exact_search_is_numpys_with_ids_counted_over_all_parts(
@@ -52,24 +45,29 @@ def test_a_handful_of_images_is_searched_whole(
 ) -> None:
     few = [parts[0][:count]]
     chosen = params.index.model_copy(update={"factory": factory})
-    index, built, _ = make_index(few, chosen)
+    made = make_index(few, chosen)
+    index, built = made.index, made.built
     assert (built.count, built.recall_at_10) == (count, 1.0)
     _, ids = index.search(few[0], 1)
     assert ids[:, 0].tolist() == list(range(count))
     assert isinstance(index, faiss.IndexFlat) == (factory == "auto")  # with no map of ids beside it
 
 
-@pytest.mark.parametrize("factory", ["Flat", "IVF64,Flat", "HNSW16", "SQ8", "IVF16,SQ8"])
+@pytest.mark.parametrize(
+    "factory", ["Flat", "IVF64,Flat", "HNSW16", "SQ8", "IVF16,SQ8", "IVF64,PQ8x4fs,RFlat", "PQ8x4fs,RFlat"]
+)
 def test_what_was_held_out_for_the_queries_is_in_the_index_under_its_own_id(
     parts: list[NDArray[np.float32]], params: Params, factory: str
 ) -> None:
-    index, built, queries_per_s = make_index(parts, params.index.model_copy(update={"factory": factory}))
+    made = make_index(parts, params.index.model_copy(update={"factory": factory}))
+    index, built = made.index, made.built
     bank = np.concatenate(parts)
     _, ids = index.search(bank, 1)
     assert (ids[:, 0] == np.arange(6000)).mean() > 0.97  # all, but for what an approximate search misses
     assert (built.factory, built.count, built.dimension) == (factory, 6000, 16)
     assert built.target_recall == params.index.target_recall
-    assert queries_per_s > 0
+    assert made.queries_per_s > 0
+    assert made.p99_ms > 0
 
 
 @pytest.mark.parametrize("factory", ["IVF64,Flat", "IVF256,Flat", "HNSW16", "PQ4x4", "IVF64,PQ4x4"])
@@ -79,42 +77,28 @@ def test_the_recall_is_that_of_new_images(params: Params, factory: str) -> None:
     points = normalize(rng.standard_normal((6000, 16)).astype(np.float32))
     stored, new = points[:5000], points[5000:]
     chosen = params.index.model_copy(update={"factory": factory, "target_recall": 0.001, "num_queries": 500})
-    index, built, _ = make_index([stored], chosen)
+    made = make_index([stored], chosen)
+    index, built = made.index, made.built
     _, truth = nearest(new, stored, 10, CPU)
     _, found = index.search(new, 10)
     of_new = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.tolist(), truth.tolist(), strict=True)])
-    assert built.recall_at_10 == pytest.approx(of_new, abs=0.025)  # over other queries, 500 and 1,000
+    # over other queries, 250 and 1,000
+    assert built.recall_at_10_low - 0.01 < of_new < built.recall_at_10_high + 0.01
 
 
 def test_an_inverted_file_is_not_asked_for_more_lists_than_it_has(
     parts: list[NDArray[np.float32]], params: Params
 ) -> None:
     chosen = params.index.model_copy(update={"factory": "IVF24,PQ4x4", "target_recall": 1.0})
-    _, built, _ = make_index(parts, chosen)
+    made = make_index(parts, chosen)
+    built = made.built
     assert built.recall_at_10 < 1.0
     assert built.search_parameters == {"nprobe": 24}
 
 
-def test_tuning_stops_at_the_first_power_of_two_that_reaches_the_recall(
-    parts: list[NDArray[np.float32]],
-) -> None:
-    held_out = np.arange(300)
-    index = build_index(parts, "IVF64,Flat", seed=0, held_out=held_out)
-    queries = np.ascontiguousarray(parts[0][:300])
-    truth = exact_neighbors(parts, queries, 10, held_out)
-    reached_with = {}
-    for value in (1, 2, 4, 8, 16, 32, 64):
-        faiss.extract_index_ivf(index).nprobe = value
-        reached_with[value] = recall(index, queries, truth)
-    for value in (2, 4, 8):  # just more than what half as many lists give
-        target = reached_with[value // 2] + 1e-6
-        assert reached_with[value] > target
-        assert tune(index, queries, truth, target) == ({"nprobe": value}, reached_with[value])
-
-
 def test_the_same_embeddings_build_the_same_bytes(parts: list[NDArray[np.float32]], params: Params) -> None:
     chosen = params.index.model_copy(update={"factory": "IVF64,Flat"})
-    first, again = (faiss.serialize_index(make_index(parts, chosen)[0]) for _ in range(2))
+    first, again = (faiss.serialize_index(make_index(parts, chosen).index) for _ in range(2))
     np.testing.assert_array_equal(first, again)
 
 

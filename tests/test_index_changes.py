@@ -24,6 +24,7 @@ from pipeline.artifacts import Artifacts, sha256_of
 from pipeline.atomic import lock
 from pipeline.errors import MachineError, UserError
 from pipeline.params.index import Index
+from pipeline.search.building.index import make_index
 from pipeline.search.changes import adding
 from pipeline.search.changes.adding import Added
 from pipeline.search.changes.compacting import compact
@@ -35,7 +36,6 @@ from pipeline.search.changes.verifying import verify
 from pipeline.search.files import settling
 from pipeline.search.files.card import segment_name
 from pipeline.search.files.thumbnails import encode
-from pipeline.search.index import make_index
 from pipeline.search.index_folder import IndexFolder
 from tests.processes import start
 from tests.tiny_index import COUNT, DIM, THUMBNAIL, Known, build, bytes_of, embed_here, pixels_of, write_photo
@@ -515,8 +515,11 @@ def test_verify_asks_with_what_is_found_as_hardly_as_a_new_image_is(tmp_path: Pa
     """Noise in a thin graph: images find their own others far more easily than new ones do."""
     points = np.random.default_rng(0).standard_normal((4000, 32)).astype(np.float32)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
-    params = Index(factory="HNSW12", target_recall=0.01, num_queries=400, seed=0, thumbnail_size=0)
-    index, built_as, _ = make_index([points], params)
+    params = Index(
+        factory="HNSW12", memory_gib=8, target_recall=0.01, num_queries=400, seed=0, thumbnail_size=0
+    )
+    made = make_index([points], params)
+    index, built_as = made.index, made.built
     folder = tmp_path / "index"
     folder.mkdir()
     write_encoder(tmp_path / "encoder.onnx", 32)

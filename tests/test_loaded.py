@@ -66,7 +66,7 @@ def test_another_section_and_a_comment_may_change(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "is_its_own"),
     [
-        ("pipeline/search/index.py", True),
+        ("pipeline/search/building/index.py", True),
         ("stages/index.py", True),
         ("stages/embed.py", False),
         ("pipeline/errors.py", False),
@@ -140,8 +140,8 @@ def test_code_edited_while_a_stage_imports_it_is_refused(tmp_path: Path) -> None
     )
     for edited, line in (
         (
-            "pipeline/search/index.py",
-            "error: pipeline/search/index.py: changed as stage 'index' began: run it",
+            "pipeline/search/building/index.py",
+            "error: pipeline/search/building/index.py: changed as stage 'index' began: run it",
         ),
         ("pipeline/errors.py", "error: data/embeddings/embeddings.json: missing"),
     ):

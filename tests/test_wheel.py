@@ -117,7 +117,7 @@ def test_a_project_is_run_by_the_installed_package(wheel: Path, tmp_path: Path) 
     assert json.loads(answer)[0]["neighbors"][0]["id"] == 0
 
     # an upgrade that changes one module runs just the stages that import it
-    tuning = site / "pipeline/search/tuning.py"
+    tuning = site / "pipeline/search/building/tuning.py"
     tuning.write_text(tuning.read_text() + "# a word\n")
     sh(environment, "dvc", "repro", "scan", cwd=project)
     changed = set(json.loads(sh(environment, "dvc", "status", "--json", cwd=project).stdout))

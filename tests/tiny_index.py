@@ -16,7 +16,7 @@ from pipeline.collection.worker import Read
 from pipeline.encoder.embed_each import Embedded, Passed, Skipped
 from pipeline.images import read_image
 from pipeline.params.index import Index
-from pipeline.search.index import make_index
+from pipeline.search.building.index import make_index
 from pipeline.search.index_folder import IndexFolder
 
 SIZE, DIM, COUNT = 16, 12, 240
@@ -73,8 +73,11 @@ def build(folder: Path, factory: str = "Flat", count: int = COUNT) -> Known:
         known.put(number, number, "test" if number >= 0.8 * count else "train", class_name, f"{number}.png")
     pixels = np.stack([pixels_of(number) for number in range(count)])
     vectors = np.stack(list(known.vectors.values()))
-    params = Index(factory=factory, target_recall=1.0, num_queries=24, seed=0, thumbnail_size=THUMBNAIL)
-    index, built, _ = make_index([vectors], params)
+    params = Index(
+        factory=factory, memory_gib=8, target_recall=1.0, num_queries=24, seed=0, thumbnail_size=THUMBNAIL
+    )
+    made = make_index([vectors], params)
+    index, built = made.index, made.built
     manifest = pd.DataFrame(known.rows.values())
     manifest["sha256"] = [sha256(b"%d" % number).hexdigest() for number in range(count)]
     IndexFolder(folder).write(

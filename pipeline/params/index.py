@@ -4,18 +4,20 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.params.section import Count, NonEmpty, Section, Seed
+from pipeline.params.section import Count, NonEmpty, Positive, Section, Seed
 
 MOST_OF_A_THUMBNAIL = 1024  # pixels
 
 
 class Index(Section):
-    """`auto`, or any factory string of FAISS; for an approximate one, the recall@10 that it is tuned to.
+    """`auto`, or any factory string of FAISS; for an approximate one, the recall@10 that it surely reaches.
 
+    `auto` takes so many GiB at most for what it builds, of which two are in memory at once.
     With it lie thumbnails of at most so many pixels on their longer side; 0: none.
     """
 
     factory: NonEmpty
+    memory_gib: Positive
     target_recall: Annotated[float, Field(gt=0, le=1)]
     num_queries: Count
     seed: Seed

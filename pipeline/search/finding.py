@@ -82,8 +82,10 @@ def search_parameters(index: faiss.Index, chosen: Mapping[str, int], among: NDAr
             raise RuntimeError("FAISS would select by other ids there")
         return search_parameters(index.index, chosen, among)
     if isinstance(index, faiss.IndexRefine):
-        base = search_parameters(index.base_index, chosen, among)
-        return kinds.IndexRefineSearchParameters(base_index_params=base)
+        of_base = {name: value for name, value in chosen.items() if name != "k_factor_rf"}
+        base = search_parameters(index.base_index, of_base, among)
+        k_factor = chosen.get("k_factor_rf", index.k_factor)
+        return kinds.IndexRefineSearchParameters(base_index_params=base, k_factor=k_factor)
     if isinstance(index, faiss.IndexPreTransform):
         return kinds.SearchParametersPreTransform(index_params=search_parameters(index.index, chosen, among))
     if isinstance(index, faiss.IndexIVF):

@@ -68,6 +68,11 @@ class IndexFolder:
     def removed(self) -> Path:
         return self.path / "removed.npy"
 
+    @property
+    def curves(self) -> Path:
+        """Recall against work, as the base was built; no answer needs it, so index.json does not name it."""
+        return self.path / "recall.tsv"
+
     def files_of(self, part: str) -> PartFiles:
         """Those of the part of this name."""
         if part == BASE:
@@ -122,7 +127,7 @@ class IndexFolder:
             encoder_sha256=sha256_of(self.encoder),
             catalog_sha256=catalog_sha256,
             manifest_sha256=manifest_sha256,
-            **asdict(built),
+            **vars(built),
             base_count=built.count,
             next_id=built.count,
             segments=(),

@@ -59,7 +59,9 @@ class Stored:
 
     def _get_ready(self) -> None:
         with self._lock:
-            inverted = None if self._is_ready else faiss.try_extract_index_ivf(self._index)
+            keeps_vectors_beside = isinstance(self._index, faiss.IndexRefine)
+            ready = self._is_ready or keeps_vectors_beside
+            inverted = None if ready else faiss.try_extract_index_ivf(self._index)
             if inverted is not None:
                 if isinstance(faiss.downcast_index(inverted), faiss.IndexIVFFastScan):
                     raise KeepsNoEmbeddingsError("FAISS 1.15 ends the process there")

@@ -7,15 +7,19 @@ from pathlib import Path
 import faiss
 
 from pipeline.errors import UserError
+from pipeline.search.building.certificate import Recall
+from pipeline.search.building.filling import add_held_out, fill
+from pipeline.search.building.index import HELD_OUT_AT_MOST, RECALL_AT
+from pipeline.search.building.kinds import is_exact
+from pipeline.search.building.truth import exact_neighbors
+from pipeline.search.building.tuning import Asked, Point, certify, set_search_parameters, tune
 from pipeline.search.changes.next_generation import next_generation
 from pipeline.search.changes.segments import left_of, write_part
 from pipeline.search.files.card import BASE, IndexCard
-from pipeline.search.index import EXACT, HELD_OUT_AT_MOST, RECALL_AT, add_held_out, fill
 from pipeline.search.index_folder import IndexFolder
 from pipeline.search.rows import KeepsNoEmbeddingsError, Rows, read_rows, sample_rows
-from pipeline.search.tuning import exact_neighbors, tune
 
-_NUM_QUERIES = 1000  # as params.yaml has it
+_NUM_QUERIES = 2000  # as params.yaml has it
 _SEED = 0
 
 
@@ -56,7 +60,7 @@ def compact(path: Path) -> Compacted:
         if done.num_segments or done.num_removed:
             images = [left_of(live, part) for part in live.parts]
             try:
-                index, parameters, recall = _refilled(generation.old, card, [each.vectors for each in images])
+                index, point = _refilled(generation.old, card, [each.vectors for each in images])
             except KeepsNoEmbeddingsError:
                 raise UserError(
                     f"{path}: an index of this kind does not give its embeddings back: build it anew from "
@@ -69,8 +73,11 @@ def compact(path: Path) -> Compacted:
                 index_seal=base.index_seal,
                 catalog_sha256=base.catalog_sha256,
                 thumbnails_sha256=base.thumbnails_sha256,
-                search_parameters=parameters,
-                recall_at_10=recall,
+                search_parameters=point.parameters,
+                recall_at_10=point.recall.mean,
+                recall_at_10_low=point.recall.low,
+                recall_at_10_high=point.recall.high,
+                work_per_query=point.work,
                 base_count=base.count,
                 segments=(),
                 removed_count=0,
@@ -80,22 +87,33 @@ def compact(path: Path) -> Compacted:
     return replace(done, card=card)
 
 
-def _refilled(
-    folder: IndexFolder, card: IndexCard, embeddings: Sequence[Rows]
-) -> tuple[faiss.Index, dict[str, int], float]:
-    """The base with other embeddings in it, its search parameters and its recall."""
+def _refilled(folder: IndexFolder, card: IndexCard, embeddings: Sequence[Rows]) -> tuple[faiss.Index, Point]:
+    """The base with other embeddings in it, and what it reaches with which parameters."""
     index = faiss.read_index(str(folder.index))  # into memory: what is mapped cannot be emptied
     index.reset()
     count = sum(len(part) for part in embeddings)
     asked = sample_rows(count, min(_NUM_QUERIES, count // HELD_OUT_AT_MOST), _SEED)
-    if card.factory == EXACT or len(asked) == 0:  # nothing to miss, or too few to tell
-        return fill(index, embeddings, asked[:0]), card.search_parameters, card.recall_at_10
+    before = Recall(card.recall_at_10, card.recall_at_10_low, card.recall_at_10_high)
+    if is_exact(card.factory) or len(asked) < 2:  # nothing to miss, or too few to tell
+        work = card.work_per_query * count / max(card.base_count, 1)
+        return fill(index, embeddings, asked[:0]), Point(card.search_parameters, before, work)
     queries = read_rows(embeddings, asked)
     index = fill(index, embeddings, asked)
     truth = exact_neighbors(embeddings, queries, min(RECALL_AT, count - len(asked)), asked)
-    parameters, recall = tune(index, queries, truth, card.target_recall)
+    tuned, measured = Asked(queries, truth).halves()
+    point = certify(index, measured, card.target_recall, tune(index, tuned, card.target_recall)).point
+    set_search_parameters(index, point.parameters)
     add_held_out(index, queries, asked)
-    return index, parameters, recall if _keeps_all(index) else min(recall, card.recall_at_10)
+    if not _keeps_all(index):
+        point = replace(
+            point,
+            recall=Recall(
+                min(point.recall.mean, before.mean),
+                min(point.recall.low, before.low),
+                min(point.recall.high, before.high),
+            ),
+        )
+    return index, point
 
 
 def _keeps_all(index: faiss.Index) -> bool:

@@ -9,12 +9,12 @@ from pipeline.artifacts import sha256_of
 from pipeline.atomic import recover_if_free
 from pipeline.encoder.runtime import Encoder
 from pipeline.errors import UserError
+from pipeline.search.building.truth import exact_neighbors
 from pipeline.search.changes.segments import left_of
 from pipeline.search.files.card import IndexCard
 from pipeline.search.index_folder import IndexFolder
 from pipeline.search.live import Live
 from pipeline.search.rows import KeepsNoEmbeddingsError, read_rows, sample_rows
-from pipeline.search.tuning import exact_neighbors
 
 _NUM_QUERIES = 200
 _NEAREST = 10
@@ -43,7 +43,7 @@ def verify(path: Path) -> Verified:
     """Reads every file of an index folder, and asks it what an exact search knows.
 
     The recall is over images, each moved in a random direction as far as its nearest other is: an image
-    itself would be found too easily (pipeline/search/index.py), and new ones are not at hand.
+    itself would be found too easily (pipeline/search/building/index.py), and new ones are not at hand.
 
     Raises:
         UserError: it is no index folder, or its index.json is damaged.

@@ -32,6 +32,19 @@ class PartCard:
 
 
 @dataclass(frozen=True)
+class RunnerUp:
+    """A kind of index that was built and not chosen; see `IndexCard`."""
+
+    factory: str
+    search_parameters: dict[str, int]
+    recall_at_10: float
+    recall_at_10_low: float
+    recall_at_10_high: float
+    work_per_query: float
+    bytes_per_vector: float
+
+
+@dataclass(frozen=True)
 class IndexCard:
     """What index.json says of an index.
 
@@ -46,7 +59,11 @@ class IndexCard:
         factory: FAISS's factory string, of images.faiss.
         search_parameters: as tuned, like nprobe; empty where there is nothing to tune.
         recall_at_10: share of the true ten nearest others that images.faiss finds, over sampled images.
-        target_recall: that was asked for.
+        recall_at_10_low: lower end of its 95 % interval; so is `recall_at_10_high` the upper end.
+        target_recall: that was asked for, of the lower end.
+        work_per_query: in distances of an exact search, as pipeline/search/building/cost.py counts them.
+        bytes_per_vector: that images.faiss holds of each.
+        runners_up: other kinds of index that were built whole, and what they reached.
         base_count: rows of images.faiss and catalog.parquet.
         next_id: that the next image gets; never given before.
         segments: what was added since, in the order of the ids.
@@ -66,7 +83,12 @@ class IndexCard:
     factory: str
     search_parameters: dict[str, int]
     recall_at_10: float
+    recall_at_10_low: float
+    recall_at_10_high: float
     target_recall: float
+    work_per_query: float
+    bytes_per_vector: float
+    runners_up: tuple[RunnerUp, ...]
     base_count: int
     next_id: int
     segments: tuple[PartCard, ...]
@@ -97,7 +119,12 @@ class Built:
     factory: str
     search_parameters: dict[str, int]
     recall_at_10: float
+    recall_at_10_low: float
+    recall_at_10_high: float
     target_recall: float
+    work_per_query: float
+    bytes_per_vector: float
+    runners_up: tuple[RunnerUp, ...]
 
 
 def card_of(values: Mapping[str, Any]) -> IndexCard:
@@ -110,7 +137,8 @@ def card_of(values: Mapping[str, Any]) -> IndexCard:
     segments = tuple(PartCard(**segment) for segment in values.get("segments", ()))
     for segment in segments:
         number_of(segment.name)
-    return IndexCard(**(dict(values) | {"segments": segments}))
+    runners_up = tuple(RunnerUp(**each) for each in values.get("runners_up", ()))
+    return IndexCard(**(dict(values) | {"segments": segments, "runners_up": runners_up}))
 
 
 def segment_name(number: int) -> str:

@@ -1,0 +1,111 @@
+"""What an index costs: the work of a search, and the bytes of a vector.
+
+The work is what FAISS counts, each count times what one costs. It is not a clock: equal data count equally,
+so what is chosen by it is chosen again.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.search.finding import search_parameters
+
+# Q queries, D dimensions
+
+# What a distance costs, in distances of an exact search of many queries at once, which are the cheapest:
+# D multiplications in a product of matrices. Measured by `python -m benchmarks.index_work`, 128 and 512
+# dimensions, two cores of an AMD EPYC with AVX-512.
+_EXACT = 1.0
+_GRAPH = 30.0  # a vector somewhere in memory
+_REFINED = 60.0  # likewise, and a heap that is longer by it
+_OF_A_LIST: dict[Any, float] = {
+    faiss.IndexIVFFlatPanorama: 10.0,  # of those dimensions that were looked at
+    faiss.IndexIVFFlat: 10.0,
+    faiss.IndexIVFScalarQuantizer: 5.0,
+    faiss.IndexIVFPQFastScan: 1.5,
+    faiss.IndexIVFRaBitQFastScan: 5.0,
+    faiss.IndexIVFRaBitQ: 5.0,
+}
+
+
+def counted_search(
+    index: faiss.Index, queries: NDArray[np.float32], k: int, parameters: Mapping[str, int]
+) -> tuple[NDArray[np.int64], float]:
+    """Searches, and counts what that takes.
+
+    FAISS keeps its counts for the whole process: nothing else may search meanwhile.
+
+    Args:
+        index: any.
+        queries: [Q, D], Q > 0.
+        k: wanted of each.
+        parameters: of the search, like nprobe.
+
+    Returns:
+        The ids that were found, [Q, k], -1 where there was none; and the work of one query, in distances of
+        an exact search.
+    """
+    kinds: Any = faiss  # whose type stubs lack these
+    counts = kinds.cvar
+    for each in (counts.indexIVF_stats, counts.hnsw_stats, counts.indexPanorama_stats):
+        each.reset()
+    _, ids = index.search(queries, k, params=search_parameters(index, parameters, among=None))
+    total = _total(index, k * parameters.get("k_factor_rf", 1), len(queries), counts)
+    if "k_factor_rf" in parameters:
+        total += _REFINED * k * parameters["k_factor_rf"] * len(queries)
+    return np.asarray(ids), total / len(queries)
+
+
+def bytes_per_vector(index: faiss.Index) -> float:
+    """What an index holds of each vector: codes, ids and links; centroids and codebooks stand apart."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexIDMap):
+        return 8 + bytes_per_vector(index.index)
+    if isinstance(index, faiss.IndexPreTransform):
+        return bytes_per_vector(index.index)
+    if isinstance(index, faiss.IndexRefine):
+        return bytes_per_vector(index.base_index) + bytes_per_vector(index.refine_index)
+    if isinstance(index, faiss.IndexHNSW):
+        graph: Any = index.hnsw
+        return float(4 * graph.neighbors.size() / max(index.ntotal, 1)) + bytes_per_vector(index.storage)
+    if isinstance(index, faiss.IndexIVF):
+        return float(8 + index.code_size)
+    return float(index.sa_code_size())
+
+
+def _total(index: faiss.Index, k: int, num_queries: int, counts: Any) -> float:
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexIDMap | faiss.IndexPreTransform):
+        return _total(index.index, k, num_queries, counts)
+    if isinstance(index, faiss.IndexRefine):
+        return _total(index.base_index, k, num_queries, counts)
+    if isinstance(index, faiss.IndexHNSW):
+        return _GRAPH * float(counts.hnsw_stats.ndis)
+    if isinstance(index, faiss.IndexIVF):
+        return _of_lists(index, num_queries, counts)
+    if isinstance(index, faiss.IndexFlatPanorama):
+        return _OF_A_LIST[faiss.IndexIVFFlatPanorama] * _of_panorama(index, counts)
+    return _EXACT * index.ntotal * num_queries
+
+
+def _of_panorama(index: Any, counts: Any) -> float:
+    """Whole distances: FAISS counts parts of the dimensions."""
+    return float(counts.indexPanorama_stats.total_dims_scanned / index.n_levels)
+
+
+def _of_lists(index: faiss.IndexIVF, num_queries: int, counts: Any) -> float:
+    quantizer = faiss.downcast_index(index.quantizer)
+    if isinstance(quantizer, faiss.IndexHNSW):
+        coarse = _GRAPH * float(counts.hnsw_stats.ndis)
+    else:
+        coarse = _EXACT * index.nlist * num_queries
+    one = next((cost for kind, cost in _OF_A_LIST.items() if isinstance(index, kind)), _EXACT)
+    distances = float(counts.indexIVF_stats.ndis)
+    if isinstance(index, faiss.IndexIVFFlatPanorama):
+        distances = _of_panorama(index, counts)
+    if isinstance(index, faiss.IndexIVFPQFastScan):
+        one *= index.M / (index.d / 2)
+    return coarse + one * distances

@@ -1,0 +1,119 @@
+"""Which kinds of index are worth building whole: each tried on a sample of the collection."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pipeline.errors import UserError
+from pipeline.search.building.build import Centroids, build_index
+from pipeline.search.building.kinds import EXACT, KINDS, Kind, usual_lists
+from pipeline.search.building.truth import exact_neighbors
+from pipeline.search.building.tuning import Asked, tune
+from pipeline.search.rows import Rows, read_rows, sample_rows
+
+# To search so few exactly costs less than an inverted file of them does before it reads its first list.
+EXACT_UP_TO = 10_000
+_SAMPLE = 100_000
+_NUM_QUERIES = 500
+_NEAREST = 10
+_WORTH_BUILDING = 2
+_FEWER_OR_MORE_LISTS = (0.5, 2, 4)
+_VECTORS_PER_LIST = 24  # in shorter lists the centroids cost more than the vectors
+_LISTS_AT_LEAST = 16
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A kind of index as the sample shows it.
+
+    Attributes:
+        factory: FAISS's factory string for the whole collection.
+        reached: whether the target was reached.
+        work: of a query in the whole collection, as far as the sample tells.
+    """
+
+    factory: str
+    reached: bool
+    work: float
+
+
+def worth_building(
+    embeddings: Sequence[Rows],
+    target_recall: float,
+    memory_gib: float,
+    seed: int,
+    note: Callable[[str], None],
+) -> list[str]:
+    """The factory strings of the kinds that promise the least work, from the best on; of few images one.
+
+    Every kind that fits is tried with the usual number of lists, then the best two with fewer and more. The
+    lists of the sample are as long as those of the whole, so that as much of them is read.
+
+    Args:
+        embeddings: parts of [N, D] each.
+        target_recall: that each is tuned to, by the lower end of its interval.
+        memory_gib: that two indexes may take, as the first is kept while the second is built.
+        seed: of the sample, the queries and what is learned.
+        note: is told of each kind as it is tried.
+
+    Raises:
+        UserError: no kind fits.
+    """
+    count, dim = sum(len(part) for part in embeddings), embeddings[0].shape[1]
+    fitting = [kind for kind in KINDS if _gib(kind, count, dim) <= memory_gib]
+    if not fitting:
+        least = min(_gib(kind, count, dim) for kind in KINDS)
+        raise UserError(
+            f"params.yaml: index.memory_gib: {memory_gib:g} is too little for {count} vectors of {dim} "
+            f"dimensions: the smallest kind of index needs {least:.1f}"
+        )
+    if count <= EXACT_UP_TO and fitting[0] is KINDS[0]:
+        return [EXACT]
+    trial = _Trial(embeddings, target_recall, seed)
+    usual = usual_lists(count)
+    tried = {}
+    for kind in fitting:
+        tried[kind, usual] = trial.of(kind, usual)
+        note(tried[kind, usual].factory)
+    best = [kind for kind, _ in _ranked(tried) if kind.has_lists][:_WORTH_BUILDING]
+    for kind in best:
+        for factor in _FEWER_OR_MORE_LISTS:
+            lists = int(usual * factor)
+            if lists * _VECTORS_PER_LIST > count:
+                continue
+            tried[kind, lists] = trial.of(kind, lists)
+            note(tried[kind, lists].factory)
+    return [tried[each].factory for each in _ranked(tried)][:_WORTH_BUILDING]
+
+
+def _ranked(tried: dict[tuple[Kind, int], Tried]) -> list[tuple[Kind, int]]:
+    return sorted(tried, key=lambda each: (not tried[each].reached, tried[each].work))
+
+
+def _gib(kind: Kind, count: int, dim: int) -> float:
+    return _WORTH_BUILDING * count * (kind.bytes_per_vector(dim) + 8) / 2**30  # and an id
+
+
+class _Trial:
+    """A sample, queries that are not in it, and their truth."""
+
+    def __init__(self, embeddings: Sequence[Rows], target_recall: float, seed: int) -> None:
+        self._count = sum(len(part) for part in embeddings)
+        self._target_recall, self._seed = target_recall, seed
+        size = min(self._count, _SAMPLE)
+        self._sample = [read_rows(embeddings, sample_rows(self._count, size, seed))]
+        self._held_out = sample_rows(size, _NUM_QUERIES, seed)
+        queries = self._sample[0][self._held_out]
+        self._asked = Asked(queries, exact_neighbors(self._sample, queries, _NEAREST, self._held_out))
+        self._centroids = Centroids()
+
+    def of(self, kind: Kind, lists: int) -> Tried:
+        """A kind, built of the sample and tuned."""
+        size, dim = self._sample[0].shape
+        if kind.factory(lists, dim) == EXACT:
+            return Tried(EXACT, reached=True, work=float(self._count))
+        of_sample = max(_LISTS_AT_LEAST, lists * size // self._count)
+        factory = kind.factory(of_sample, dim)
+        index = build_index(self._sample, factory, self._seed, self._held_out, self._centroids)
+        point = tune(index, self._asked, self._target_recall)
+        work = point.work + (lists - of_sample) if kind.has_lists else point.work * self._count / size
+        return Tried(kind.factory(lists, dim), point.recall.low >= self._target_recall, work)

@@ -1,0 +1,174 @@
+"""An approximate index is made as thorough as the recall asked for, and no more: tuned, then certified."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.search.building.certificate import Recall, recall_of
+from pipeline.search.building.cost import counted_search
+
+# Q queries, D dimensions
+
+# What trades speed for recall, and where more is no use: how many lists are read, how far a graph is
+# followed, and how many times k are ranked anew by what is kept beside the codes.
+_REFINING = "k_factor_rf"
+_AT_MOST = {"nprobe": 65536, "efSearch": 4096, _REFINING: 64}
+# The values are about sqrt(2) apart: so what is chosen is at most so much more than what is needed.
+_STEPS = tuple(sorted({round(2 ** (step / 2)) for step in range(34)}))
+_STEPS_ABOVE = 4  # the tuned values, where the certificate begins
+_STEPS_BELOW = 4  # what holds, which the curve still shows
+
+
+@dataclass(frozen=True)
+class Point:
+    """What an index reaches with some parameters.
+
+    Attributes:
+        parameters: FAISS's own names, like nprobe.
+        recall: of the k nearest, with its interval.
+        work: of a query, in distances of an exact search.
+    """
+
+    parameters: dict[str, int]
+    recall: Recall
+    work: float
+
+
+@dataclass(frozen=True)
+class Certified:
+    """What an index surely reaches.
+
+    Attributes:
+        point: the least work of which the interval's lower end reaches the target; where none does, the most
+            thorough.
+        curve: all that was measured, from the most work down.
+    """
+
+    point: Point
+    curve: list[Point]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Queries and what is right.
+
+    Attributes:
+        queries: of images that are not in the index, [Q, D].
+        truth: ids of their exact nearest among those that are, [Q, k].
+    """
+
+    queries: NDArray[np.float32]
+    truth: NDArray[np.int64]
+
+    def halves(self) -> tuple["Asked", "Asked"]:
+        """Every other query, and the others: one to tune with, one to measure what was tuned."""
+        return Asked(self.queries[::2], self.truth[::2]), Asked(self.queries[1::2], self.truth[1::2])
+
+
+def tune(index: faiss.Index, asked: Asked, target_recall: float) -> Point:
+    """The least work with which the lower end of the recall's interval reaches a target.
+
+    Of an index that ranks anew, both parameters are moved: from the most that is ranked anew down, with just
+    as many lists as each needs; recall grows with both, so no other pair can be the best.
+
+    Args:
+        index: built.
+        asked: at least one query.
+        target_recall: of the k nearest.
+
+    Returns:
+        The best point; the most thorough where none reaches the target.
+    """
+    values = knobs(index)
+    if not values:
+        return measure(index, asked, {})
+    thorough = next(iter(values))
+    ranked_anew = values.get(_REFINING, []) if thorough != _REFINING else []
+    best, step = None, 0
+    for ranked in reversed(ranked_anew) if ranked_anew else [None]:
+        beside = {} if ranked is None else {_REFINING: ranked}
+        while True:
+            point = measure(index, asked, {thorough: values[thorough][step]} | beside)
+            if point.recall.low >= target_recall or step + 1 == len(values[thorough]):
+                break
+            step += 1
+        if point.recall.low < target_recall:
+            return best or point
+        if best is None or point.work < best.work:
+            best = point
+    assert best is not None
+    return best
+
+
+def certify(index: faiss.Index, asked: Asked, target_recall: float, tuned: Point) -> Certified:
+    """Measures a tuned index with other queries, and finds the least work that surely reaches the target.
+
+    From well above the tuned parameters down, until the lower end of an interval falls below the target: a
+    sequence of tests whose order is fixed before they are made, so that the interval of the last that holds
+    is as sure as one alone, though several were asked.
+
+    Args:
+        index: that was tuned.
+        asked: other queries than it was tuned with.
+        target_recall: of the k nearest.
+        tuned: what `tune` found.
+
+    Source: Angelopoulos et al. 2021, "Learn then test", arXiv:2110.01052: fixed sequence testing.
+    """
+    values = knobs(index)
+    curve: list[Point] = []
+    certified: Point | None = None
+    holds, num_below = True, 0
+    for offset in range(_STEPS_ABOVE, -len(_STEPS), -1):
+        parameters = {name: _moved(values[name], value, offset) for name, value in tuned.parameters.items()}
+        if curve and parameters == curve[-1].parameters:
+            continue  # an end of the values
+        point = measure(index, asked, parameters)
+        curve.append(point)
+        holds = holds and point.recall.low >= target_recall
+        if holds:
+            certified = point
+        num_below += not holds
+        if num_below > _STEPS_BELOW:
+            break
+    return Certified(certified or curve[0], curve)
+
+
+def measure(index: faiss.Index, asked: Asked, parameters: Mapping[str, int]) -> Point:
+    """What the index reaches with these parameters."""
+    found, work = counted_search(index, asked.queries, asked.truth.shape[1], parameters)
+    return Point(dict(parameters), recall_of(found, asked.truth), work)
+
+
+def knobs(index: faiss.Index) -> dict[str, list[int]]:
+    """The parameters that trade speed for recall, and their values, ascending; none of some kinds."""
+    inverted = faiss.try_extract_index_ivf(index)
+    found = {}
+    for name, most in _AT_MOST.items():
+        if name == "nprobe" and inverted is not None:
+            most = min(most, inverted.nlist)  # all of its lists
+        if _accepts(index, name):
+            found[name] = [value for value in _STEPS if value < most] + [most]
+    return found
+
+
+def set_search_parameters(index: faiss.Index, parameters: Mapping[str, int]) -> None:
+    """Sets parameters like nprobe by name."""
+    for name, value in parameters.items():
+        faiss.ParameterSpace().set_index_parameter(index, name, value)
+
+
+def _moved(values: Sequence[int], value: int, offset: int) -> int:
+    """The value so many steps further, or the last that there is."""
+    return values[min(max(values.index(value) + offset, 0), len(values) - 1)]
+
+
+def _accepts(index: faiss.Index, name: str) -> bool:
+    try:
+        set_search_parameters(index, {name: 1})
+    except RuntimeError:
+        return False
+    return True

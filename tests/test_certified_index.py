@@ -1,0 +1,211 @@
+"""The index that `auto` chooses: by counted work, tuned as by brute force, and certified."""
+
+import itertools
+from collections.abc import Iterator
+
+import faiss
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from benchmarks.points import clustered
+from pipeline.errors import UserError
+from pipeline.params.index import Index
+from pipeline.search.building import trial
+from pipeline.search.building.build import Centroids, build_index
+from pipeline.search.building.certificate import Recall, recall_of
+from pipeline.search.building.cost import bytes_per_vector, counted_search
+from pipeline.search.building.filling import add_held_out
+from pipeline.search.building.index import Made, make_index
+from pipeline.search.building.kinds import KINDS
+from pipeline.search.building.truth import exact_neighbors
+from pipeline.search.building.tuning import Asked, certify, knobs, measure, tune
+from pipeline.search.finding import find
+from pipeline.search.rows import Stored
+
+COUNT, DIM, LISTS = 6_000, 32, 64
+HELD_OUT = np.arange(0, COUNT, 40)
+AUTO = Index(factory="auto", memory_gib=1, target_recall=0.95, num_queries=600, seed=0, thumbnail_size=0)
+
+
+@pytest.fixture(scope="module")
+def vectors() -> NDArray[np.float32]:
+    return clustered(COUNT, DIM, seed=0, num_clusters=30)
+
+
+@pytest.fixture(scope="module")
+def asked(vectors: NDArray[np.float32]) -> Asked:
+    queries = vectors[HELD_OUT]
+    return Asked(queries, exact_neighbors([vectors], queries, 10, HELD_OUT))
+
+
+@pytest.fixture(scope="module")
+def made(vectors: NDArray[np.float32]) -> Iterator[Made]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "EXACT_UP_TO", 1000)
+        yield make_index([vectors[:3500], vectors[3500:]], AUTO)
+
+
+def answer(shares: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What was found and what is true, where of ten each query found so many."""
+    truth = np.tile(np.arange(10), (len(shares), 1))
+    return np.where(truth < shares[:, None], truth, -1), truth
+
+
+def test_the_interval_of_independent_draws_is_wilsons() -> None:
+    rng = np.random.default_rng(0)
+    found, truth = answer(rng.binomial(10, 0.9, 4000))
+    recall = recall_of(found, truth)
+    share, draws, z = recall.mean, 40_000, 1.96
+    centre = (share + z**2 / (2 * draws)) / (1 + z**2 / draws)
+    half = z / (1 + z**2 / draws) * np.sqrt(share * (1 - share) / draws + z**2 / (4 * draws**2))
+    assert (recall.low, recall.high) == pytest.approx((centre - half, centre + half), abs=2e-4)
+
+
+@pytest.mark.parametrize("recall", [0.8, 0.95, 0.99])
+def test_95_of_100_intervals_hold_the_true_recall_though_neighbours_are_missed_together(
+    recall: float,
+) -> None:
+    rng = np.random.default_rng(1)
+    held = []
+    for _ in range(600):
+        of_query = rng.beta(3 * recall, 3 * (1 - recall), 1000)  # a query finds nearly all or hardly any
+        found = recall_of(*answer(rng.binomial(10, of_query)))
+        held.append(found.low <= recall <= found.high)
+    assert 0.92 <= np.mean(held) <= 0.98
+
+
+def test_to_miss_nothing_is_no_proof() -> None:
+    assert recall_of(*answer(np.full(1000, 10))).low == pytest.approx(1000 / (1000 + 1.96**2), abs=1e-6)
+    assert recall_of(*answer(np.full(0, 10))) == Recall(1.0, 0.0, 1.0)
+
+
+def test_the_work_is_what_a_search_reads(vectors: NDArray[np.float32], asked: Asked) -> None:
+    """Counted by hand: all centroids, then each vector of the lists whose centroids are nearest."""
+    index = build_index([vectors], f"IVF{LISTS},SQ8,RFlat", 0, HELD_OUT)
+    lists = faiss.extract_index_ivf(index)
+    centroids = lists.quantizer.reconstruct_n(0, LISTS)
+    sizes = np.array([lists.invlists.list_size(number) for number in range(LISTS)])
+    assert sizes.sum() == COUNT - len(HELD_OUT)
+    nearest = np.argsort(-asked.queries @ centroids.T, axis=1)
+    work = {}
+    for nprobe, k_factor in itertools.product((1, 8), (1, 4)):
+        _, work[nprobe, k_factor] = counted_search(
+            index, asked.queries, 10, {"nprobe": nprobe, "k_factor_rf": k_factor}
+        )
+    read = {nprobe: sizes[nearest[:, :nprobe]].sum(axis=1).mean() for nprobe in (1, 8)}
+    for k_factor in (1, 4):
+        one = (work[8, k_factor] - work[1, k_factor]) / (read[8] - read[1])
+        assert work[1, k_factor] - one * read[1] - (work[1, 4] - work[1, 1]) * (k_factor / 3) == (
+            pytest.approx(LISTS, rel=1e-3)
+        )
+    assert work[8, 4] - work[8, 1] == pytest.approx(work[1, 4] - work[1, 1])  # 30 vectors ranked anew
+    _, exact = counted_search(build_index([vectors], "Flat", 0, HELD_OUT[:0]), asked.queries, 10, {})
+    assert exact == COUNT
+
+
+def test_no_other_parameters_reach_the_target_with_less_work(
+    vectors: NDArray[np.float32], asked: Asked
+) -> None:
+    index = build_index([vectors], f"IVF{LISTS},PQ16x4fs,RFlat", 0, HELD_OUT)
+    values = knobs(index)
+    assert (values["nprobe"][0], values["nprobe"][-1]) == (1, LISTS)
+    every = [
+        measure(index, asked, dict(zip(values, chosen, strict=True)))
+        for chosen in itertools.product(*values.values())
+    ]
+    for target in (0.5, 0.9, 0.97):
+        reach = [point for point in every if point.recall.low >= target]
+        assert tune(index, asked, target).work == min(point.work for point in reach)
+    beyond = tune(index, asked, 1.0)
+    assert beyond.parameters == {"nprobe": LISTS, "k_factor_rf": values["k_factor_rf"][-1]}
+
+
+def test_the_certificate_is_of_queries_that_nothing_was_tuned_with(
+    vectors: NDArray[np.float32], asked: Asked
+) -> None:
+    index = build_index([vectors], f"IVF{LISTS},Flat", 0, HELD_OUT)
+    half, other = asked.halves()
+    assert not (half.queries[:, None] == other.queries[None]).all(axis=2).any()
+    tuned = tune(index, half, 0.9)
+    certified = certify(index, other, 0.9, tuned)
+    work = [point.work for point in certified.curve]
+    assert work == sorted(work, reverse=True)
+    number = certified.curve.index(certified.point)
+    assert all(point.recall.low >= 0.9 for point in certified.curve[: number + 1])
+    assert certified.curve[number + 1].recall.low < 0.9
+    assert certify(index, other, 1.0, tune(index, half, 1.0)).point.parameters == {"nprobe": LISTS}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.factory(LISTS, DIM))
+def test_every_kind_finds_within_some_and_gives_its_vectors_back(
+    vectors: NDArray[np.float32], kind: trial.Kind
+) -> None:
+    held_out = HELD_OUT if kind.has_lists else HELD_OUT[:0]
+    index = build_index([vectors], kind.factory(LISTS, DIM), 0, held_out)
+    add_held_out(index, vectors[held_out], held_out) if len(held_out) else None
+    assert index.ntotal == COUNT
+    assert bytes_per_vector(index) == pytest.approx(kind.bytes_per_vector(DIM) + 8 * kind.has_lists, rel=0.15)
+    among = np.arange(COUNT) % 3 == 0
+    queries = vectors[HELD_OUT]
+    own = np.full(len(queries), -1)
+    parameters = {name: values[-1] for name, values in knobs(index).items()}
+    answers = find(index, queries, 10, parameters, among, own)
+    truth = exact_neighbors([vectors], queries, 10, np.flatnonzero(~among))
+    found = np.stack([ids for _, ids in answers])
+    assert among[found].all()
+    assert recall_of(found, truth).mean > 0.94  # of codes of 8 bits
+    codes = Stored(index)[np.array([0, 40, 41])]  # two of them were held out
+    np.testing.assert_allclose(codes, vectors[[0, 40, 41]], atol=0.02)
+
+
+def test_kinds_that_share_their_centroids_are_those_that_learned_them(vectors: NDArray[np.float32]) -> None:
+    centroids = Centroids()
+    build_index([vectors], f"IVF{LISTS},Flat", 0, HELD_OUT, centroids)
+    factory = f"IVF{LISTS},PQ16x4fs,RFlat"
+    shared, alone = (
+        faiss.serialize_index(build_index([vectors], factory, 0, HELD_OUT, given))
+        for given in (centroids, None)
+    )
+    np.testing.assert_array_equal(shared, alone)
+
+
+def test_auto_reaches_its_target_with_images_that_it_never_saw(
+    made: Made, vectors: NDArray[np.float32]
+) -> None:
+    built = made.built
+    assert built.recall_at_10_low >= 0.95
+    assert built.work_per_query < COUNT / 3
+    assert len(built.runners_up) == 1
+    assert (
+        built.runners_up[0].recall_at_10_low < 0.95
+        or built.runners_up[0].work_per_query >= built.work_per_query
+    )
+    assert list(made.curves) == [built.factory, built.runners_up[0].factory]
+    new = clustered(2000, DIM, seed=5, num_clusters=30)
+    _, truth = faiss.knn(new, vectors, 10, metric=faiss.METRIC_INNER_PRODUCT)
+    _, found = made.index.search(new, 10)  # with what it was tuned to
+    assert recall_of(found, truth).high > built.recall_at_10_low
+    _, own = made.index.search(vectors, 1)
+    assert (own[:, 0] == np.arange(COUNT)).mean() > 0.97
+
+
+def test_auto_chooses_the_same_bytes_again(made: Made, vectors: NDArray[np.float32]) -> None:
+    again = make_index([vectors], AUTO)
+    assert again.built == made.built
+    np.testing.assert_array_equal(faiss.serialize_index(again.index), faiss.serialize_index(made.index))
+
+
+def test_auto_keeps_to_the_memory(vectors: NDArray[np.float32]) -> None:
+    """Vectors in float32 are 130 bytes here, and two indexes of them too many."""
+    little = AUTO.model_copy(update={"memory_gib": 2 * COUNT * 100 / 2**30})
+    assert make_index([vectors], little).built.bytes_per_vector < 100
+    with pytest.raises(UserError, match=r"index\.memory_gib: 1e-05 is too little for 6000 vectors of 32"):
+        make_index([vectors], AUTO.model_copy(update={"memory_gib": 1e-5}))
+
+
+def test_auto_searches_few_images_exactly(vectors: NDArray[np.float32]) -> None:
+    for count in (1, 20, 1000):
+        built = make_index([vectors[:count]], AUTO).built
+        assert (built.factory, built.recall_at_10_low, built.work_per_query) == ("Flat", 1.0, count)
+        assert built.runners_up == ()
