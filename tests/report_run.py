@@ -12,6 +12,10 @@ from onnx import TensorProto, helper
 
 from pipeline.artifacts import Artifacts, sha256_of, write_json
 from pipeline.evaluation.scored import scored_images
+from pipeline.search.building.certificate import Recall
+from pipeline.search.building.curve import write_curves
+from pipeline.search.building.tuning import Point
+from pipeline.search.index_folder import IndexFolder
 
 HOSTILE = (
     "<script>window.hacked=1</script>",
@@ -193,8 +197,18 @@ def _write_evaluation(
         table = pd.DataFrame(made.findings, columns=["kind", "ids", "score", "why"])
         table.to_parquet(data.findings, index=False)
     write_json(data.metrics("fetch"), {"num_images": made.num_images, "num_rejected": 2})
-    index = {"factory": "Flat", "count": made.total, "recall_at_10": 1.0, "target_reached": True}
-    write_json(data.metrics("index"), index)
+    recall = {"recall_at_10": 0.995, "recall_at_10_low": 0.991, "recall_at_10_high": 0.997}
+    index = {"factory": "IVF8,Flat", "count": made.total, "target_recall": 0.99, "target_reached": True}
+    write_json(data.metrics("index"), index | (recall if made.total > 4 else dict.fromkeys(recall, 1.0)))
+    data.index.mkdir()
+    curve = {
+        name: [
+            Point({"nprobe": step}, Recall(0.9 + 0.03 * step, 0.89 + 0.03 * step, 1.0), 90.0 * step)
+            for step in (1, 2, 3)
+        ]
+        for name in ("IVF8,Flat", "IVF8,SQ8")
+    }
+    write_curves(IndexFolder(data.index).curves, curve)
 
 
 def _scores(

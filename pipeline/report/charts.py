@@ -117,6 +117,42 @@ def few_labels(subjects: Sequence[str]) -> Spec:
     }
 
 
+def recall_against_work(factories: Sequence[str], target: float) -> Spec:
+    """Recall over work, with its intervals, and the target. Its data: as recall.tsv has it."""
+    x = {
+        "field": "work_per_query",
+        "type": "quantitative",
+        "scale": {"type": "log", "nice": False, "padding": 8},
+        "title": "work of a query, in distances of an exact search",
+        "axis": {"grid": False, "tickCount": 5, "format": "~s"},
+    }
+    scale = {"zero": False, "padding": 8}
+    place = {"x": x, "color": _color("factory", factories)}
+    return {
+        "height": 260,
+        "layer": [
+            {"mark": {"type": "rule", "strokeDash": [4, 4]}, "encoding": {"y": {"datum": target}}},
+            {
+                "mark": {"type": "rule", "strokeWidth": 2.5, "opacity": 0.45},
+                "encoding": {**place, "y": _share("low", axis="y", scale=scale), "y2": {"field": "high"}},
+            },
+            {
+                "mark": {"type": "line", "point": {"size": 40}, "strokeWidth": 2},
+                "encoding": {
+                    **place,
+                    "y": _share("recall_at_10", axis="y", scale=scale),
+                    "tooltip": [
+                        {"field": "factory"},
+                        {"field": "parameters"},
+                        {"field": "work_per_query", "format": ",.0f"},
+                        *(_shown(name) for name in ("recall_at_10", "low", "high")),
+                    ],
+                },
+            },
+        ],
+    }
+
+
 def recalls(classes: Sequence[str], subjects: Sequence[str]) -> Spec:
     """Recall of each class, a point a subject. Its data: class, subject, recall."""
     return {

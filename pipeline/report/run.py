@@ -16,6 +16,7 @@ from pipeline.collection.sources.collection import printable
 from pipeline.encoder.runtime import Encoder
 from pipeline.errors import UserError, existing
 from pipeline.evaluation.scored import scored_images
+from pipeline.search.index_folder import IndexFolder
 
 _METRICS = ("fetch", "pretrain", "index", "evaluate")
 FINDINGS = ("kind", "ids", "score", "why")
@@ -37,6 +38,8 @@ class Run:
         outcomes: id, subject, protocol, predicted, correct.
         findings: kind, ids, score, why; None where an earlier version evaluated.
         few_labels: subject, num_images, mean, low, high; None likewise.
+        recall: of the kinds of index that were built: factory, parameters, work_per_query, recall_at_10, low,
+            high; None likewise.
         viewed: ids of the images of the augmented views, [V].
         encoder: its metadata.
         is_trained_on_these: whether the collection is as it was when the encoder was trained.
@@ -56,6 +59,7 @@ class Run:
     outcomes: pd.DataFrame
     findings: pd.DataFrame | None
     few_labels: pd.DataFrame | None
+    recall: pd.DataFrame | None
     viewed: NDArray[np.int64]
     encoder: Mapping[str, Any]
     is_trained_on_these: bool
@@ -122,7 +126,8 @@ def read_run(data: Artifacts, params: Mapping[str, Any]) -> Run:
         history=pd.read_csv(existing(data.pretrain / "history.tsv", made_by="pretrain"), sep="\t"),
         outcomes=pd.read_parquet(existing(data.outcomes, made_by="evaluate")),
         findings=_findings(data, len(manifest)),
-        few_labels=_few_labels(data.evaluation / "few_labels.tsv"),
+        few_labels=_table(data.evaluation / "few_labels.tsv"),
+        recall=_table(IndexFolder(data.index).curves),
         viewed=viewed,
         encoder=encoder.metadata,
         is_trained_on_these=is_of_these,
@@ -163,7 +168,7 @@ def _findings(data: Artifacts, num_images: int) -> pd.DataFrame | None:
     return table
 
 
-def _few_labels(path: Path) -> pd.DataFrame | None:
+def _table(path: Path) -> pd.DataFrame | None:
     return pd.read_csv(path, sep="\t") if path.exists() else None
 
 

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.artifacts import UNLABELLED
+from pipeline.report import charts
 from pipeline.report.album import Album, Tile
-from pipeline.report.figures import Cell, Figure, per_cent
+from pipeline.report.figures import Cell, Figure, per_cent, plain
 from pipeline.report.nearest import nearest
 from pipeline.report.run import Run
 
@@ -37,7 +38,8 @@ class Search:
         mistakes: of the test images, the worst first.
         mistaken: what was asked, and how many were wrong; or why nothing is shown.
         hubs: on images that searches return too often or never; empty where it was not measured.
-        figures: the tables of both.
+        recall: of the index, against its work; None of an exact one.
+        figures: the tables of all.
     """
 
     queries: Sequence[Row]
@@ -45,6 +47,7 @@ class Search:
     mistakes: Sequence[Row]
     mistaken: str
     hubs: str
+    recall: Figure | None
     figures: Sequence[Figure]
 
 
@@ -59,13 +62,16 @@ def search(run: Run, album: Album, num_queries: int, seed: int) -> Search:
         for rank, (found, cosine) in enumerate(zip(of, with_, strict=True), start=1)
     ]
     columns = ("query", "rank", "id", "cosine", "query_class", "class", "source")
+    recall = _recall(run)
     return Search(
         queries=queries,
         asked=_how_chosen(run, len(ids), seed),
         mistakes=mistakes,
         mistaken=mistaken,
         hubs=_hubs(run),
+        recall=recall,
         figures=[
+            *([recall] if recall is not None else ()),
             Figure("search", columns, table),
             Figure("mistakes", ("id", "class", "answered", "sureness", "source"), wrong),
         ],
@@ -93,6 +99,21 @@ def _hubs(run: Run) -> str:
         return ""
     most = f"among the ten nearest of {per_cent(found['largest_share'])} % of all"
     return f"The most popular image is {most}; {per_cent(found['never_returned'])} % are among nobody's."
+
+
+def _recall(run: Run) -> Figure | None:
+    table = run.recall
+    if table is None or len(table) < 2:
+        return None
+    index = run.metrics["index"]
+    factories = list(dict.fromkeys(table["factory"]))
+    said = (
+        f"Recall of the index against the work of a query: {factories[0]} was chosen, with "
+        f"{per_cent(index['recall_at_10'], 2)} % of the true ten nearest"
+    )
+    chart = charts.recall_against_work(factories, float(index["target_recall"]))
+    rows = [[plain(cell) for cell in row] for row in table.itertuples(index=False)]
+    return Figure("recall-of-the-index", tuple(table.columns), rows, chart, said)
 
 
 def _how_chosen(run: Run, num: int, seed: int) -> str:

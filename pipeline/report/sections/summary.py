@@ -215,6 +215,9 @@ def _images(num: int) -> str:
 def _about_the_index(run: Run) -> str:
     index = run.metrics["index"]
     recall = f"{per_cent(index['recall_at_10'])} % of the true ten nearest"
+    if index["recall_at_10_low"] < index["recall_at_10_high"]:
+        low, high = per_cent(index["recall_at_10_low"]), per_cent(index["recall_at_10_high"])
+        recall += f" (95 % interval {low} to {high})"
     return f"The index ({index['factory']}) holds {_images(index['count'])} and finds {recall}."
 
 
@@ -240,7 +243,7 @@ def _warnings(run: Run) -> list[str]:
     if scores["encoder"].get("spread", {}).get("collapsed"):
         found.append("The encoder has collapsed: it gives nearly the same numbers for every image.")
     if not run.metrics["index"].get("target_reached", True):
-        found.append("The index finds less than index.target_recall asks for.")
+        found.append("The index does not surely find as much as index.target_recall asks for.")
     only_in_test = scores.get("num_classes_only_in_test", 0)
     if only_in_test:
         found.append(
