@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.points import clustered
+from benchmarks.index.points import clustered
 from pipeline.errors import UserError
 from pipeline.params.index import Index
 from pipeline.search.building import trial

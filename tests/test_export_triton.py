@@ -8,7 +8,7 @@ from google.protobuf import text_format
 from onnx import TensorProto
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 
-from benchmarks.index_changes import write_encoder
+from benchmarks.index.changes import write_encoder
 from pipeline.encoder.triton import config, export_triton
 from pipeline.errors import UserError
 from tests.processes import fails, run_lookalike

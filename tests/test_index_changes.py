@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from benchmarks.index_changes import made_up_manifest, write_encoder
+from benchmarks.index.changes import made_up_manifest, write_encoder
 from pipeline import ImageIndex
 from pipeline.artifacts import Artifacts, sha256_of
 from pipeline.atomic import lock

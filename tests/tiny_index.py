@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.index_changes import write_encoder
+from benchmarks.index.changes import write_encoder
 from pipeline import Encoder
 from pipeline.collection.worker import Read
 from pipeline.encoder.embed_each import Embedded, Passed, Skipped

@@ -16,7 +16,7 @@ from pipeline.search.finding import search_parameters
 # Q queries, D dimensions
 
 # What a distance costs, in distances of an exact search of many queries at once, which are the cheapest:
-# D multiplications in a product of matrices. Measured by `python -m benchmarks.index_work`, 128 and 512
+# D multiplications in a product of matrices. Measured by `python -m benchmarks.index.work`, 128 and 512
 # dimensions, two cores of an AMD EPYC with AVX-512.
 _EXACT = 1.0
 _GRAPH = 30.0  # a vector somewhere in memory

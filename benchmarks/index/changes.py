@@ -1,4 +1,4 @@
-"""What a change of a large index folder costs: `python -m benchmarks.index_changes`.
+"""What a change of a large index folder costs: `python -m benchmarks.index.changes`.
 
 A million made-up embeddings of 128 dimensions, with names, classes and thumbnails, become an index folder as
 stage `index` writes it. Then images join it and leave it, it is asked and browsed, verified and compacted. A

@@ -1,7 +1,7 @@
 """What a distance costs in each kind of index, in distances of an exact search of many queries at once.
 
-    python -m benchmarks.index_work
-    python -m benchmarks.index_work --vectors 200000 --dimensions 128,512
+    python -m benchmarks.index.work
+    python -m benchmarks.index.work --vectors 200000 --dimensions 128,512
 
 Each kind answers the same queries while it reads more and more lists and ranks more and more anew; what one
 distance costs is the slope of the seconds over FAISS's own counts, by least squares that are not negative.
@@ -10,13 +10,14 @@ The constants of pipeline/search/building/cost.py are the medians of what this p
 
 import argparse
 import time
+from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from benchmarks.points import clustered
+from benchmarks.index.points import clustered
 from pipeline.search.building.build import Centroids, build_index
 from pipeline.search.building.tuning import knobs
 from pipeline.search.finding import search_parameters
@@ -44,7 +45,7 @@ def counts_of(index: faiss.Index, queries: NDArray[np.float32], parameters: dict
         each.reset()
     index.search(queries, K, params=search_parameters(index, parameters, among=None))
     distances = float(stats.indexIVF_stats.ndis + stats.hnsw_stats.ndis)
-    base = faiss.downcast_index(index)
+    base: Any = faiss.downcast_index(index)
     if stats.indexPanorama_stats.total_dims:
         distances = stats.indexPanorama_stats.total_dims_scanned / base.n_levels
     num_ranked = K * parameters.get("k_factor_rf", 0)

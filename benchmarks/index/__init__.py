@@ -1,0 +1,1 @@
+"""An index folder that changes, and the kinds of index beside each other."""
