@@ -2,17 +2,18 @@
 
 import time
 
-import numpy as np
 import onnxruntime
 
-from pipeline.artifacts import Artifacts, sha256_of, write_json
+from pipeline.artifacts import SCRATCH, Artifacts, sha256_of, write_json
 from pipeline.atomic import atomic_folder
-from pipeline.encoder.embed import embed_to_file
+from pipeline.encoder.embed import embed_shards
+from pipeline.encoder.passes import passes_of, scratch_name, scratch_of
 from pipeline.encoder.runtime import Encoder
 from pipeline.errors import plain_errors
-from pipeline.evaluation.scored import scored_images
 from pipeline.params.reader import load_params
 from pipeline.provenance.loaded import Loaded
+
+EMBEDDED = SCRATCH / "embedded"
 
 
 def main() -> None:
@@ -21,44 +22,32 @@ def main() -> None:
     data = Artifacts()
     encoder = Encoder.open(data.encoder, params.device)
     start = Encoder.open(data.start_encoder, params.device)
-    starts_apart = start.sha256 != encoder.sha256  # else one network, embedded once
     print(f"onnxruntime runs on {encoder.provider}")
-    scored = scored_images(data.read_manifest())
     num_images, seconds = 0, 0.0
-    with atomic_folder(data.embeddings, loaded.check) as folder:
-        if starts_apart:
-            (folder / data.start_embeddings.name).mkdir()
-        for split in data.splits():
-            images = data.read_images(split)
-            started = time.perf_counter()
-            every = np.arange(len(images))
-            path = folder / f"{split}.npy"
-            embed_to_file(encoder, images, every, params.batch_size, path, f"embed {split}")
-            seconds += time.perf_counter() - started
-            num_images += len(images)
-            rows = scored.features_of(split)
-            if len(rows) and starts_apart:
-                path = folder / data.start_embeddings.name / path.name
-                what = f"embed {split}, start"
-                embed_to_file(start, images, rows, params.batch_size, path, what)
-        # a training that was kept while the collection grew has views of other images
-        if encoder.metadata.get("data_sha256") == data.read_collection()["sha256"]:
-            views = data.read_augmented()
-            for network, of_views in ((encoder, folder), (start, folder / data.start_embeddings.name)):
-                if of_views.exists():
-                    path = of_views / data.augmented.name
-                    every = np.arange(len(views))
-                    embed_to_file(network, views, every, params.batch_size, path, "embed views")
-        else:
+    name = scratch_name(params, data, encoder, start)
+    with atomic_folder(data.embeddings, loaded.check) as folder, scratch_of(EMBEDDED, name, data) as scratch:
+        passes = passes_of(data, encoder, start)
+        if data.augmented.stem not in {each.name for each in passes}:
             print("embed: the encoder was trained on another state of the collection: its views are left out")
+        for each in passes:
+            shards = scratch.shards(each, params.batch_size)
+            started = time.perf_counter()
+            num_embedded = embed_shards(each.encoder, each.images, shards, f"embed {each.name}")
+            if each.encoder is encoder:
+                num_images += num_embedded
+                seconds += time.perf_counter() - started
+            path = folder / f"{each.name}.npy"
+            path.parent.mkdir(exist_ok=True)
+            shards.assemble(path, each.encoder.dim)
         write_json(
             folder / data.embeddings_card.name,
             {data.encoder.name: encoder.sha256, data.manifest.name: sha256_of(data.manifest)},
         )
+    scratch.remove()
     write_json(
         data.speed("embed"),
         {
-            "images_per_s": round(num_images / seconds, 1),
+            "images_per_s": round(num_images / seconds, 1) if num_images else None,
             "provider": encoder.provider,
             "onnxruntime": onnxruntime.__version__,
         },

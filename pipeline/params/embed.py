@@ -1,5 +1,7 @@
 """Section `embed` of params.yaml: what the encoder runs on."""
 
+from typing import Any
+
 from pipeline.params.section import Count, Device, Section
 
 
@@ -8,3 +10,7 @@ class Embed(Section):
 
     device: Device
     batch_size: Count
+
+    def embedded(self) -> dict[str, Any]:
+        """The values that an embedding may depend on."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,205 @@
+"""A stage `embed` that was stopped goes on where it was, and ends in the bytes of one that never was."""
+
+import functools
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.encoder import passes, shards
+from pipeline.encoder.embed import embed_shards
+from pipeline.encoder.runtime import Encoder
+from pipeline.encoder.shards import Shards
+from pipeline.errors import MachineError
+from tests.processes import run_stage, start_stage
+
+EMBEDDED = Path(".lookalike/embedded")
+SMALL = 200  # images of a shard at least: a batch of 256
+NUM_IMAGES = 50
+ROWS = np.arange(NUM_IMAGES)[::-1].copy()
+DIGESTS = np.random.default_rng(1).integers(0, 256, (2 * NUM_IMAGES, 32), dtype=np.uint8)
+
+
+class Mean:
+    """In place of an encoder: a row's mean and how often it was asked."""
+
+    dim = 3
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.batches.append(len(images))
+        return images.mean(axis=(1, 2)).astype(np.float32)
+
+
+@pytest.fixture
+def images() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, 2, 2, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shards:
+    """Of the rows backwards, whose ids are 50 more; eight rows a shard, in two batches of four."""
+    monkeypatch.setattr(shards, "_ROWS_AT_LEAST", 7)
+    monkeypatch.setattr(shards, "_IN_A_FOLDER", 3)
+    return Shards.open(tmp_path / "shards", ROWS, ROWS + NUM_IMAGES, DIGESTS, batch_size=4)
+
+
+def test_a_shard_says_what_it_is_of(opened: Shards, images: NDArray[np.uint8]) -> None:
+    assert embed_shards(Mean(), images, opened, "test") == NUM_IMAGES  # type: ignore[arg-type]
+    files = sorted(opened.folder.rglob("*.parquet"))
+    assert len(files) == 7  # 6 of 8 and one of 2
+    rows = pyarrow.parquet.read_table(files[1])
+    assert rows.column_names == ["id", "sha256", "embedding"]
+    for row, (id_, digest, embedding) in enumerate(zip(*rows.to_pydict().values(), strict=True), start=8):
+        assert id_ == NUM_IMAGES + NUM_IMAGES - 1 - row
+        assert digest == DIGESTS[id_].tobytes()
+        np.testing.assert_allclose(embedding, images[NUM_IMAGES - 1 - row].mean(axis=(0, 1)), rtol=1e-6)
+
+
+def test_what_is_there_is_not_embedded_again_and_batches_stay_the_same(
+    opened: Shards, images: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    undisturbed = Mean()
+    embed_shards(undisturbed, images, opened, "test")  # type: ignore[arg-type]
+    assert undisturbed.batches == [4] * 12 + [2]
+    opened.assemble(tmp_path / "whole.npy", 3)
+    expected = np.stack([images[row].mean(axis=(0, 1)) for row in ROWS]).astype(np.float32)
+    np.testing.assert_array_equal(np.load(tmp_path / "whole.npy"), expected)
+    for number in (1, 6):
+        opened._path(number).unlink()
+    again = Mean()
+    assert embed_shards(again, images, opened, "test") == 10  # type: ignore[arg-type]
+    assert again.batches == [4, 4, 2]
+    opened.assemble(tmp_path / "again.npy", 3)
+    assert (tmp_path / "again.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
+def test_a_damaged_shard_is_embedded_again(
+    damage: str, opened: Shards, images: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    embed_shards(Mean(), images, opened, "test")  # type: ignore[arg-type]
+    opened.assemble(tmp_path / "whole.npy", 3)
+    path = opened._path(2)
+    content = bytearray(path.read_bytes())
+    place = content.index(opened_embedding(path))
+    content[place] ^= 1  # in the numbers themselves
+    other = opened._path(3).read_bytes()
+    path.write_bytes({"cut": content[:-9], "flipped": content, "empty": b"", "other": other}[damage])
+    with pytest.raises(MachineError, match=r"00000/002\.parquet: damaged or removed since it was written"):
+        opened.assemble(tmp_path / "again.npy", 3)
+    again = Mean()
+    assert embed_shards(again, images, opened, "test") == 8  # type: ignore[arg-type]
+    opened.assemble(tmp_path / "again.npy", 3)
+    assert (tmp_path / "again.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def opened_embedding(path: Path) -> bytes:
+    """The bytes of the first embedding of a shard."""
+    first = pyarrow.parquet.read_table(path)["embedding"][0].as_py()
+    return np.array(first, np.float32).tobytes()
+
+
+def test_the_name_of_the_scratch_is_of_all_that_an_embedding_depends_on(
+    small_chain: Path, chain_copy: Path, params: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = passes.Artifacts(chain_copy / "data")
+    encoder = Encoder.open(data.encoder, "cpu")
+    start = Encoder.open(data.start_encoder, "cpu")
+    args = (params.embed, data, encoder, start)
+    name = passes.scratch_name(*args)
+    assert passes.scratch_name(*args) == name
+    others = [
+        passes.scratch_name(params.embed.model_copy(update={"batch_size": 7}), *args[1:]),
+        passes.scratch_name(params.embed, data, start, start),
+        passes.scratch_name(params.embed, data, encoder, encoder),
+    ]
+    for what, value in {"stage_sha256": lambda _: "ab", "os.cpu_count": lambda: 99}.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(f"pipeline.encoder.passes.{what}", value)
+            others.append(passes.scratch_name(*args))
+    for path in (data.manifest, data.augmented):
+        before = path.read_bytes()
+        path.write_bytes(before + b"x")
+        others.append(passes.scratch_name(*args))
+        path.write_bytes(before)
+    data.collection.write_text(data.collection.read_text().replace("mnist5k", "mnist6k"))
+    others.append(passes.scratch_name(*args))
+    assert len({name, *others}) == 1 + 8
+
+
+@pytest.mark.slow
+def test_a_killed_stage_goes_on_with_the_shards_that_are_there_and_changes_no_byte(
+    small_chain: Path, chain_copy: Path
+) -> None:
+    """kill -9 and then Ctrl-C, each in the midst of a shard; the third start goes to the end."""
+    said = [chain_copy / name for name in ("stdout", "stderr")]
+    for number, code, num_whole in ((signal.SIGKILL, -9, 5), (signal.SIGINT, 130, 10)):
+        before = functools.partial(ended_by, number, after=5)
+        process = start_stage("embed", chain_copy, *said, before=before)
+        process.join()
+        assert process.exitcode == code, said[1].read_text()
+        kept = list((chain_copy / EMBEDDED).rglob("*.parquet"))
+        assert len(kept) == num_whole
+    assert said[1].read_text().splitlines()[-1] == (
+        "error: interrupted; what was embedded is kept: the same command goes on from there"
+    )
+    num_kept = sum(pyarrow.parquet.read_metadata(path).num_rows for path in kept)
+    calls = chain_copy / "calls"
+    run_stage("embed", chain_copy, before=functools.partial(count_images, calls))
+    embeddings = sorted((small_chain / "data/embeddings").rglob("*.npy"))
+    num_images = sum(len(np.load(path, mmap_mode="r")) for path in embeddings)
+    assert int(calls.read_text()) == num_images - num_kept
+    for path in [*embeddings, small_chain / "data/embeddings/embeddings.json"]:
+        name = path.relative_to(small_chain)
+        assert (chain_copy / name).read_bytes() == path.read_bytes(), name
+    assert list((chain_copy / EMBEDDED).iterdir()) == []
+
+
+def test_the_scratch_of_another_state_is_removed_and_said(
+    chain_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, root = passes.Artifacts(chain_copy / "data"), chain_copy / EMBEDDED
+    for name in ("one", "two", "one"):
+        with passes.scratch_of(root, name, data):
+            (root / name / "shard").touch()
+        assert [path.name for path in root.iterdir()] == [name]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition(" ")[2] for line in lines] == [str(root / "one"), str(root / "two")]
+    manifest = pyarrow.parquet.read_table(data.manifest)["sha256"].to_pylist()
+    digests = np.load(root / "one/digests.npy")
+    assert [bytes(digest).hex() for digest in digests] == manifest
+
+
+def ended_by(number: int, after: int) -> None:
+    """Before a stage: small shards, and the signal instead of the batch that comes after so many."""
+    shards._ROWS_AT_LEAST = SMALL
+    call, calls = Encoder.__call__, iter(range(10**6))
+
+    def counted(encoder: Encoder, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if next(calls) == after:
+            os.kill(os.getpid(), number)
+        return call(encoder, images)
+
+    Encoder.__call__ = counted  # type: ignore[method-assign]
+
+
+def count_images(into: Path) -> None:
+    """Before a stage: small shards, and a file that says how many images the networks were given."""
+    shards._ROWS_AT_LEAST = SMALL
+    call, num_images = Encoder.__call__, 0
+
+    def counted(encoder: Encoder, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        nonlocal num_images
+        num_images += len(images)
+        into.write_text(str(num_images))
+        return call(encoder, images)
+
+    Encoder.__call__ = counted  # type: ignore[method-assign]
