@@ -73,7 +73,7 @@ def test_what_is_there_is_not_embedded_again_and_batches_stay_the_same(
     expected = np.stack([images[row].mean(axis=(0, 1)) for row in ROWS]).astype(np.float32)
     np.testing.assert_array_equal(np.load(tmp_path / "whole.npy"), expected)
     for number in (1, 6):
-        opened._path(number).unlink()
+        opened.path(number).unlink()
     again = Mean()
     assert embed_shards(again, images, opened, "test") == 10  # type: ignore[arg-type]
     assert again.batches == [4, 4, 2]
@@ -87,11 +87,11 @@ def test_a_damaged_shard_is_embedded_again(
 ) -> None:
     embed_shards(Mean(), images, opened, "test")  # type: ignore[arg-type]
     opened.assemble(tmp_path / "whole.npy", 3)
-    path = opened._path(2)
+    path = opened.path(2)
     content = bytearray(path.read_bytes())
     place = content.index(opened_embedding(path))
     content[place] ^= 1  # in the numbers themselves
-    other = opened._path(3).read_bytes()
+    other = opened.path(3).read_bytes()
     path.write_bytes({"cut": content[:-9], "flipped": content, "empty": b"", "other": other}[damage])
     with pytest.raises(MachineError, match=r"00000/002\.parquet: damaged or removed since it was written"):
         opened.assemble(tmp_path / "again.npy", 3)

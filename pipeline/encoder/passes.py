@@ -36,14 +36,16 @@ class Pass:
     Attributes:
         name: of the file, relative to the folder and without its ending.
         encoder: the network.
-        images: uint8 [N, H, W, 3], a memory map.
+        network: its file.
+        images: .npy of uint8 [N, H, W, 3].
         rows: of these, int64 [R].
         ids: that the manifest knows them by, int64 [R].
     """
 
     name: str
     encoder: Encoder
-    images: NDArray[np.uint8]
+    network: Path
+    images: Path
     rows: NDArray[np.int64]
     ids: NDArray[np.int64]
 
@@ -56,23 +58,23 @@ def passes_of(data: Artifacts, encoder: Encoder, start: Encoder) -> list[Pass]:
     """
     columns = ["split", "label"]  # a million names and hashes are not looked at here
     scored = scored_images(pd.read_parquet(existing(data.manifest, made_by="fetch"), columns=columns))
-    networks = [(encoder, Path())]
+    networks = [(encoder, data.encoder, Path())]
     if start.sha256 != encoder.sha256:
-        networks.append((start, Path(data.start_embeddings.name)))
+        networks.append((start, data.start_encoder, Path(data.start_embeddings.name)))
     passes, first_id = [], 0
     for split in data.splits():
-        images = data.read_images(split)
-        for network, folder in networks:
-            rows = np.arange(len(images)) if network is encoder else scored.features_of(split)
+        path, num_images = data.images / f"{split}.npy", len(data.read_images(split))
+        for network, file, folder in networks:
+            rows = np.arange(num_images) if network is encoder else scored.features_of(split)
             if len(rows) or network is encoder:
-                passes.append(Pass(str(folder / split), network, images, rows, first_id + rows))
-        first_id += len(images)
+                passes.append(Pass(str(folder / split), network, file, path, rows, first_id + rows))
+        first_id += num_images
     if encoder.metadata.get("data_sha256") == data.read_collection()["sha256"]:
-        views = data.read_augmented()
+        rows = np.arange(len(data.read_augmented()))
         # `train` is the first of the splits: its rows are ids
-        for network, folder in networks:
+        for network, file, folder in networks:
             name = str(folder / data.augmented.stem)
-            passes.append(Pass(name, network, views, np.arange(len(views)), scored.viewed))
+            passes.append(Pass(name, network, file, data.augmented, rows, scored.viewed))
     return passes
 
 
@@ -143,7 +145,8 @@ def scratch_name(params: Embed, data: Artifacts, encoder: Encoder, start: Encode
         sha256_of(existing(data.augmented, made_by="pretrain")),
         *(encoder.sha256, start.sha256),
         *(stage_sha256("embed"), onnxruntime.__version__),
-        *(encoder.provider, os.cpu_count()),  # another device or number of threads adds in another order
+        # another device or number of threads adds in another order; a worker of Ray's has one
+        *(encoder.provider, os.cpu_count() if params.engine == "local" else 1),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_DIGITS]
 

@@ -49,12 +49,13 @@ class Encoder:
         self.provider: str = session.get_providers()[0]
 
     @classmethod
-    def open(cls, path: Path | str, device: "Device" = "auto") -> Self:
+    def open(cls, path: Path | str, device: "Device" = "auto", num_threads: int | None = None) -> Self:
         """Loads an encoder.
 
         Args:
             path: an ONNX file of stage `export`.
             device: `auto` is CUDA where there is a GPU.
+            num_threads: of the CPU; None: one a core.
 
         Raises:
             UserError: the file is missing, damaged or no encoder of this project.
@@ -66,6 +67,7 @@ class Encoder:
             onnxruntime.preload_dlls()  # from the nvidia packages, or the system's
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ONLY_FATAL
+        options.intra_op_num_threads = num_threads or 0  # which onnxruntime takes for one a core
         onnxruntime.set_default_logger_severity(_ONLY_FATAL)
         wanted = [_PROVIDERS[chosen]]
         try:

@@ -76,13 +76,21 @@ class Shards:
         """The rows of the array that a part is of."""
         return np.asarray(self._of(number)["row"])
 
+    def path(self, number: int) -> Path:
+        """Where a part lies."""
+        return self.folder / f"{number // _IN_A_FOLDER:05d}" / f"{number % _IN_A_FOLDER:03d}.parquet"
+
+    def has(self, number: int) -> bool:
+        """Whether a part is there, which it is as a whole."""
+        return self.path(number).exists()
+
     def missing(self) -> list[int]:
         """The numbers of the parts that are not there, or are there and damaged, which are removed."""
         missing = []
         for number in range(-(-len(self._list) // self._rows_each)):
-            if self._path(number).exists() and self._read(number) is None:
-                self._path(number).unlink()
-            if not self._path(number).exists():
+            if self.has(number) and self._read(number) is None:
+                self.path(number).unlink()
+            if not self.has(number):
                 missing.append(number)
         return missing
 
@@ -99,7 +107,7 @@ class Shards:
                 ),
             }
         )
-        with atomic_file(self._path(number)) as partial:
+        with atomic_file(self.path(number)) as partial:
             # numbers without a pattern: to compress them would cost time and save nothing
             pyarrow.parquet.write_table(
                 table, partial, compression="none", use_dictionary=False, write_page_checksum=True
@@ -116,14 +124,14 @@ class Shards:
             embeddings = self._read(number)
             if embeddings is None:
                 raise MachineError(
-                    f"{self._path(number)}: damaged or removed since it was written: run the command again"
+                    f"{self.path(number)}: damaged or removed since it was written: run the command again"
                 )
             whole[start : start + len(embeddings)] = embeddings
 
     def _read(self, number: int) -> NDArray[np.float32] | None:
         """What stands in a part; None where it is damaged or of other images."""
         try:
-            table = pyarrow.parquet.read_table(self._path(number), page_checksum_verification=True)
+            table = pyarrow.parquet.read_table(self.path(number), page_checksum_verification=True)
             ids, digests, column = (table[name].combine_chunks() for name in ("id", "sha256", "embedding"))
             embeddings = column.flatten().to_numpy()
         except (pyarrow.ArrowException, KeyError, OSError):
@@ -139,6 +147,3 @@ class Shards:
     def _of(self, number: int) -> NDArray[np.void]:
         part: NDArray[np.void] = self._list[number * self._rows_each : (number + 1) * self._rows_each]
         return part
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number // _IN_A_FOLDER:05d}" / f"{number % _IN_A_FOLDER:03d}.parquet"

@@ -1,16 +1,18 @@
 """Section `embed` of params.yaml: what the encoder runs on."""
 
-from typing import Any
+from typing import Any, Literal
 
-from pipeline.params.section import Count, Device, Section
+from pipeline.params.section import Count, Device, NonEmpty, Section
 
 
 class Embed(Section):
-    """The device of onnxruntime, and images at a time."""
+    """The engine, the device of onnxruntime, and images at a time."""
 
+    engine: Literal["local", "ray"]
+    ray_address: NonEmpty | None
     device: Device
     batch_size: Count
 
     def embedded(self) -> dict[str, Any]:
         """The values that an embedding may depend on."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", exclude={"ray_address"})
