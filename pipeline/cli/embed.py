@@ -11,8 +11,11 @@ from pipeline.errors import UserError
 
 def embed(
     paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="PATH...", help="Image files, folders, .tar, .tar.gz and .zip of them."),
+        list[str],
+        typer.Argument(
+            metavar="PATH...",
+            help="Image files, folders, .tar, .tar.gz and .zip of them, .parquet tables; also s3://... .",
+        ),
     ],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="TABLE.parquet", help="Where the table is written.")
@@ -22,6 +25,12 @@ def embed(
     ] = Path("data/encoder/encoder.onnx"),
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What the encoder runs on.")] = "auto",
     batch_size: Annotated[int, typer.Option(metavar="N", help="Images that it is given at a time.")] = 64,
+    engine: Annotated[
+        str, typer.Option(metavar="local|ray", help="ray: Ray Data's workers; a stopped run goes on.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Of a Ray cluster to join, or auto.")
+    ] = None,
 ) -> None:
     """Writes the embeddings of image files to a Parquet table.
 
@@ -34,7 +43,9 @@ def embed(
       lookalike embed photos/ -o photos.parquet
       lookalike embed a.jpg b.png scans.tar -o some.parquet
       lookalike embed photos/ -o photos.parquet --encoder /backup/index/encoder.onnx
+      lookalike embed s3://bucket/photos/ -o photos.parquet --engine ray
     """
+    from pipeline.collection.places import place_of
     from pipeline.collection.sources.collection import printable
     from pipeline.encoder.embed_files import embed_files
     from pipeline.encoder.runtime import Encoder
@@ -47,9 +58,21 @@ def embed(
         raise UserError(f"--output: {str(output)!r} is a folder: name a file in it")
     if batch_size < 1:
         raise UserError(f"--batch-size: {batch_size} is below 1")
-    opened = Encoder.open(encoder, device)  # type: ignore[arg-type]
-    num_rows, skipped = embed_files(opened, paths, batch_size, output)
+    if engine not in ("local", "ray"):
+        raise UserError(f"--engine: {engine!r} is none of local, ray")
+    if engine == "local" and ray_address is not None:
+        raise UserError("--ray-address: only for --engine ray")
+    places = [place_of(path) for path in paths]
+    if engine == "ray":
+        from pipeline.encoder.on_ray.files import embed_files_on_ray
+
+        dim = Encoder.open(encoder, "cpu").dim
+        num_rows, skipped = embed_files_on_ray(encoder, places, batch_size, output, device, ray_address)  # type: ignore[arg-type]
+    else:
+        opened = Encoder.open(encoder, device)  # type: ignore[arg-type]
+        dim = opened.dim
+        num_rows, skipped = embed_files(opened, places, batch_size, output)
     for image in skipped:
         print(f"{image.source}: {image.reason}", file=sys.stderr)
     left_out = f"; {len(skipped):,} could not be read" if skipped else ""
-    print(f"{printable(str(output))}: {num_rows:,} embeddings of {opened.dim} dimensions{left_out}")
+    print(f"{printable(str(output))}: {num_rows:,} embeddings of {dim} dimensions{left_out}")

@@ -33,14 +33,18 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 
 def decode_all(
-    places: Iterator[tuple[int, Place]], job: Job, name_of: Callable[[int], str]
+    places: Iterator[tuple[int, Place]],
+    job: Job,
+    name_of: Callable[[int], str],
+    num_workers: int | None = None,
 ) -> Iterator[tuple[int, Read | str]]:
-    """Decodes every image, in as many processes as there are cores.
+    """Decodes every image, in processes of its own.
 
     Args:
         places: the number of each image, and its place.
         job: the arrays, in which a place is a row.
         name_of: what a person knows the image of a number by.
+        num_workers: processes; None: as many as there are cores.
 
     Yields:
         Each number with what was read, or with the reason why it was not; in the order of `places`.
@@ -48,7 +52,7 @@ def decode_all(
     Raises:
         MachineError: the process of an image was killed twice, most likely for want of memory.
     """
-    num_workers = _num_workers()
+    num_workers = num_workers or _num_workers()
     waiting: deque[tuple[Chunk, Future[list[Read | str]]]] = deque()
     pool, alone = _Pool(num_workers, job), _Alone(job)
     try:
@@ -63,10 +67,10 @@ def decode_all(
         alone.close()
 
 
-def most_under_way() -> int:
+def most_under_way(num_workers: int | None = None) -> int:
     """Images at most that `decode_all` has taken from `places` and not yet yielded."""
     # a chunk that is handed out and one that is gathered, beside those that wait
-    return (_CHUNKS_WAITING_PER_WORKER * _num_workers() + 2) * _IMAGES_AT_ONCE
+    return (_CHUNKS_WAITING_PER_WORKER * (num_workers or _num_workers()) + 2) * _IMAGES_AT_ONCE
 
 
 def _num_workers() -> int:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.collection.known import KnownImages, Lookup, is_among
 from pipeline.collection.sources.collection import Content, Pixels, Span, Unreadable
+from pipeline.collection.sources.remote import RemoteFile
 from pipeline.images import UnreadableImageError, check_num_bytes, decode, fit
 
 
@@ -102,6 +103,8 @@ def _read(content: bytes | Span) -> bytes:
     if not isinstance(content, Span):
         return content
     check_num_bytes(content.length)
+    if isinstance(content.path, RemoteFile):
+        return content.path.read(content.offset, content.length)
     with content.path.open("rb") as file:
         file.seek(content.offset)
         return file.read(content.length)

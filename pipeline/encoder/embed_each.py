@@ -14,8 +14,10 @@ from tqdm import tqdm
 from pipeline.arrays import create_array
 from pipeline.collection.decoding import decode_all, most_under_way
 from pipeline.collection.known import is_among
-from pipeline.collection.sources.collection import Span, Unreadable, printable
-from pipeline.collection.sources.members import Member, reader_of
+from pipeline.collection.places import Place as Source
+from pipeline.collection.places import named, reader_of
+from pipeline.collection.sources.collection import printable
+from pipeline.collection.sources.members import Member
 from pipeline.collection.worker import Job, Place, Read
 from pipeline.encoder.runtime import Encoder
 from pipeline.errors import UserError
@@ -59,7 +61,7 @@ class Embedded:
     embeddings: NDArray[np.float32]
 
 
-def count_images(paths: Sequence[Path]) -> int:
+def count_images(paths: Sequence[Source]) -> int:
     """How many images these files, folders and archives hold, by the names of the files.
 
     Raises:
@@ -67,11 +69,16 @@ def count_images(paths: Sequence[Path]) -> int:
     """
     total = sum(1 for _ in _members(paths))
     if not total:
-        raise UserError(
-            f"{', '.join(map(str, paths))}: holds no image that is read (camera RAW is not): name "
-            "image files, folders or archives"
-        )
+        raise nothing_to_read(paths)
     return total
+
+
+def nothing_to_read(paths: Sequence[Source]) -> UserError:
+    """That they hold no image."""
+    return UserError(
+        f"{', '.join(map(str, paths))}: holds no image that is read (camera RAW is not): name image files, "
+        "folders or archives"
+    )
 
 
 def none_can_be_read(total: int, skipped: Sequence[Skipped]) -> UserError:
@@ -82,7 +89,7 @@ def none_can_be_read(total: int, skipped: Sequence[Skipped]) -> UserError:
 
 def embed_each(
     encoder: Encoder,
-    paths: Sequence[Path],
+    paths: Sequence[Source],
     total: int,
     batch_size: int,
     description: str,
@@ -103,20 +110,41 @@ def embed_each(
         UserError: there is no such path, or an archive is damaged.
         MachineError: the process of an image was killed, most likely for want of memory.
     """
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        tqdm(total=total, desc=description, unit=" images", disable=None) as bar,
-    ):
+    with tqdm(total=total, desc=description, unit=" images", disable=None) as bar:
+        members = islice(_members(paths), total)
+        for outcome in embed_members(encoder, members, total, batch_size, known):
+            bar.update(len(outcome.reads) if isinstance(outcome, Embedded) else 1)
+            yield outcome
+
+
+def embed_members(
+    encoder: Encoder,
+    members: Iterator[tuple[str, Member]],
+    total: int,
+    batch_size: int,
+    known: NDArray[np.bytes_] | None = None,
+    num_workers: int | None = None,
+) -> Iterator[Embedded | Passed | Skipped]:
+    """The same of members, and what a person knows each by.
+
+    Args:
+        encoder: gives float32 [B, D].
+        members: as their readers list them.
+        total: of these at most.
+        batch_size: images that the encoder is given at a time.
+        known: as for `embed_each`.
+        num_workers: processes that decode; None: one a core.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
         unwanted = None
         if known is not None and total >= _WORTH_TELLING:
             unwanted = Path(scratch) / "known.npy"
             create_array(unwanted, known.dtype, known.shape)[:] = known  # type: ignore[arg-type]
-        num_rows = min(total, most_under_way() + batch_size)
-        decoded = _Decoded(encoder.image_size, num_rows, Path(scratch), unwanted)
+        num_rows = min(total, most_under_way(num_workers) + batch_size)
+        decoded = _Decoded(encoder.image_size, num_rows, Path(scratch), unwanted, num_workers)
         seen: set[bytes] = set()
         batch: list[_Waiting] = []
-        for outcome in decoded.images(islice(_members(paths), total)):
-            bar.update()
+        for outcome in decoded.images(members):
             if isinstance(outcome, Skipped):
                 yield outcome
             elif known is not None and (outcome.read.sha256 in seen or is_among(outcome.read.sha256, known)):
@@ -146,8 +174,10 @@ class _Waiting:
 class _Decoded:
     """Decoded images wait in rows of a scratch array, which are used again once they are embedded."""
 
-    def __init__(self, size: int, num_rows: int, scratch: Path, unwanted: Path | None) -> None:
-        self._path = scratch / "pixels.npy"
+    def __init__(
+        self, size: int, num_rows: int, scratch: Path, unwanted: Path | None, num_workers: int | None
+    ) -> None:
+        self._path, self._num_workers = scratch / "pixels.npy", num_workers
         self._job = Job({_PIXELS: self._path}, size, unwanted=unwanted)
         self._pixels = create_array(self._path, np.uint8, (num_rows, size, size, 3))
         self._free = deque(range(num_rows))
@@ -160,7 +190,10 @@ class _Decoded:
                 under_way[number] = self._free.popleft(), source, printable(member.name)
                 yield number, Place(_PIXELS, under_way[number][0], member.read())
 
-        for number, outcome in decode_all(places(), self._job, lambda number: under_way[number][1]):
+        def name_of(number: int) -> str:
+            return under_way[number][1]
+
+        for number, outcome in decode_all(places(), self._job, name_of, self._num_workers):
             row, source, name = under_way.pop(number)
             if isinstance(outcome, Read):
                 yield _Waiting(row, source, name, outcome)
@@ -183,23 +216,23 @@ class _Decoded:
         )
 
 
-def _members(paths: Sequence[Path]) -> Iterator[tuple[str, Member]]:
-    """Every image of all paths, and what a person knows it by; camera RAW is passed over."""
+def _members(paths: Sequence[Source]) -> Iterator[tuple[str, Member]]:
     for path in paths:
-        if not path.exists():
-            raise UserError(f"{printable(str(path))}: no such file or folder")
-        reader = reader_of(path)
-        if reader is None:
-            yield printable(str(path)), _named(path)
-            continue
-        for member in reader(path):
-            if not member.is_raw:
-                yield printable(f"{path}/{member.name}"), member
+        yield from members_of(path)
 
 
-def _named(path: Path) -> Member:
-    """A file that somebody names is left out with its reason where a folder's would be passed over."""
-    member = Member(path.name, Span(path, 0, path.stat().st_size))
-    if not path.is_file():  # a pipe would be waited for until somebody writes to it
-        return Member(member.name, Unreadable("not a regular file"))
-    return Member(member.name, Unreadable("camera RAW: export it as JPEG")) if member.is_raw else member
+def members_of(path: Source) -> Iterator[tuple[str, Member]]:
+    """Every image of a path, and what a person knows it by; camera RAW is passed over.
+
+    Raises:
+        UserError: there is no such path, or an archive or a table is damaged.
+    """
+    if isinstance(path, Path) and not path.exists():
+        raise UserError(f"{printable(str(path))}: no such file or folder")
+    reader = reader_of(path)
+    if reader is None:
+        yield printable(str(path)), named(path)
+        return
+    for member in reader(path):
+        if not member.is_raw:
+            yield printable(f"{path}/{member.name}"), member

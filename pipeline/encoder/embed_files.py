@@ -8,6 +8,7 @@ import pyarrow
 import pyarrow.parquet
 
 from pipeline.atomic import atomic_file
+from pipeline.collection.places import Place
 from pipeline.encoder.embed_each import Embedded, Skipped, count_images, embed_each, none_can_be_read
 from pipeline.encoder.runtime import Encoder
 
@@ -15,7 +16,7 @@ _ROWS_A_GROUP = 1 << 13  # held until they are written: 67 MB of 2,048 dimension
 
 
 def embed_files(
-    encoder: Encoder, paths: Sequence[Path], batch_size: int, output: Path
+    encoder: Encoder, paths: Sequence[Place], batch_size: int, output: Path
 ) -> tuple[int, list[Skipped]]:
     """Writes a Parquet table, a row an image: source, sha256, width, height, embedding (float32 [D]).
 
@@ -26,7 +27,8 @@ def embed_files(
 
     Args:
         encoder: gives float32 [B, D], L2-normalised.
-        paths: image files, folders, and .tar, .tar.gz, .tgz and .zip of them.
+        paths: image files, folders, .tar, .tar.gz, .tgz and .zip of them, and Parquet tables of images, here
+            or elsewhere.
         batch_size: images that the encoder is given at a time.
         output: of the table, which appears when all of it is written.
 
@@ -38,7 +40,7 @@ def embed_files(
         MachineError: the process of an image was killed, most likely for want of memory.
     """
     total = count_images(paths)
-    with atomic_file(output) as partial, _Table(partial, encoder) as table:
+    with atomic_file(output) as partial, Table(partial, encoder) as table:
         skipped = []
         for outcome in embed_each(encoder, paths, total, batch_size, "embed"):
             if isinstance(outcome, Embedded):
@@ -50,7 +52,7 @@ def embed_files(
     return table.num_rows, skipped
 
 
-class _Table:
+class Table:
     """A Parquet file under way."""
 
     def __init__(self, path: Path, encoder: Encoder) -> None:
@@ -69,9 +71,9 @@ class _Table:
         self._waiting: list[pyarrow.RecordBatch] = []
         self.num_rows = 0
 
-    def __enter__(self) -> "_Table":
+    def __enter__(self) -> "Table":
         self._file = self._path.open("wb")  # pyarrow takes no name that is no UTF-8
-        self._writer = pyarrow.parquet.ParquetWriter(self._file, self._schema)
+        self._writer = pyarrow.parquet.ParquetWriter(self._file, self._schema, write_page_checksum=True)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -94,10 +96,18 @@ class _Table:
         arrays = [
             pyarrow.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)
         ]
-        self._waiting.append(pyarrow.record_batch(arrays, schema=self._schema))
-        self.num_rows += len(embedded.reads)
+        self.append(pyarrow.record_batch(arrays, schema=self._schema))
+
+    def append(self, batch: pyarrow.RecordBatch) -> None:
+        """Rows of another such table."""
+        self._waiting.append(batch.replace_schema_metadata(self._schema.metadata))
+        self.num_rows += batch.num_rows
         if sum(batch.num_rows for batch in self._waiting) >= _ROWS_A_GROUP:
             self._write()
+
+    def note(self, key: str, value: str) -> None:
+        """Adds to what the file says of itself."""
+        self._writer.add_key_value_metadata({key: value})
 
     def _write(self) -> None:
         if self._waiting:

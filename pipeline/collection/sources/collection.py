@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.collection.sources.remote import RemoteFile
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -29,7 +31,7 @@ class Entry:
 class Span:
     """The bytes of an image file, or of a member of an uncompressed archive, left where they are."""
 
-    path: Path
+    path: Path | RemoteFile
     offset: int
     length: int
 

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pipeline.collection.sources.collection import Content, Span, Unreadable
 from pipeline.collection.sources.files import has_suffix, is_hidden, walk
+from pipeline.collection.sources.remote import RemoteFile
 from pipeline.errors import UserError
 from pipeline.images import RAW_SUFFIXES, SUFFIXES, UnreadableImageError, check_num_bytes
 
@@ -57,12 +58,20 @@ def reader_of(path: Path) -> Callable[[Path], Iterator[Member]] | None:
     The members come in the order in which they are quickest to read. The reader raises UserError where an
     archive is damaged or cut short.
     """
-    if path.is_dir():
-        return _in_folder
+    return _in_folder if path.is_dir() else reader_of_archive(path.name)
+
+
+def reader_of_archive(name: str) -> Callable[[Any], Iterator[Member]] | None:
+    """The same for a file of this name, here or elsewhere."""
     for endings, reader in (((".tar",), _in_tar), ((".tar.gz", ".tgz"), _in_tar_gz), ((".zip",), _in_zip)):
-        if path.name.lower().endswith(endings):
+        if name.lower().endswith(endings):
             return reader
     return None
+
+
+def is_listed(name: str) -> bool:
+    """Whether a file is called like an image, or like what a camera's sensor wrote."""
+    return has_suffix(name, _LISTED)
 
 
 def _in_folder(path: Path) -> Iterator[Member]:
@@ -73,8 +82,8 @@ def _in_folder(path: Path) -> Iterator[Member]:
             yield Member(found.name, Unreadable(found.problem))
 
 
-def _in_tar(path: Path) -> Iterator[Member]:
-    with _whole_archive(path), tarfile.open(path, "r:") as archive:
+def _in_tar(path: Path | RemoteFile) -> Iterator[Member]:
+    with _whole_archive(path), path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
         for member in _tar_members(archive):
             problem = _problem(member)
             place = Span(path, member.offset_data, member.size)
@@ -85,16 +94,16 @@ def _in_tar(path: Path) -> Iterator[Member]:
             raise tarfile.ReadError("it does not end as a whole one does")
 
 
-def _in_tar_gz(path: Path) -> Iterator[Member]:
-    with _whole_archive(path), tarfile.open(path, "r|gz") as archive:
+def _in_tar_gz(path: Path | RemoteFile) -> Iterator[Member]:
+    with _whole_archive(path), path.open("rb") as file, tarfile.open(fileobj=file, mode="r|gz") as archive:
         for member in _tar_members(archive):
             problem = _problem(member)
             read = partial(_read_tar_member, archive, member)
             yield Member(_tidy(member.name), Unreadable(problem) if problem else read)
 
 
-def _in_zip(path: Path) -> Iterator[Member]:
-    with _whole_archive(path), zipfile.ZipFile(path) as archive:
+def _in_zip(path: Path | RemoteFile) -> Iterator[Member]:
+    with _whole_archive(path), path.open("rb") as file, zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if member.is_dir() or not _is_image(member.filename):
                 continue
@@ -140,7 +149,7 @@ def _read(file: IO[bytes], num_bytes: int) -> Content:
 
 
 @contextmanager
-def _whole_archive(path: Path) -> Iterator[None]:
+def _whole_archive(path: Path | RemoteFile) -> Iterator[None]:
     """Says in one line that an archive is cut short, or none."""
     try:
         yield

@@ -25,12 +25,13 @@ from pipeline.collection.sources.collection import (
     printable,
 )
 from pipeline.collection.sources.files import source_path, walk
+from pipeline.collection.sources.remote import RemoteFile
 from pipeline.collection.sources.splits import SPLIT_NAMES, settle
 from pipeline.errors import UserError
 from pipeline.params.dataset import Dataset
 
 SUFFIXES = frozenset({".parquet"})
-_IMAGE_COLUMNS = ("image", "img")
+IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # testData is two, and valuable is one
 _BEHIND = re.compile(r"(?<=.)(set|data|batch|images)$")  # testset
@@ -114,14 +115,14 @@ def _files(path: Path) -> list[tuple[str, Path]]:
 
 
 def _open(name: str, path: Path, params: Dataset) -> _Table:
-    with _undamaged(path):
+    with undamaged(path):
         try:
             with pyarrow.parquet.ParquetFile(path) as file:
                 schema, num_rows = file.schema_arrow, file.metadata.num_rows
         except pyarrow.ArrowInvalid as error:
             raise UserError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
     image_column = params.image_column or next(
-        (column for column in _IMAGE_COLUMNS if column in schema.names), None
+        (column for column in IMAGE_COLUMNS if column in schema.names), None
     )
     if image_column is None or image_column not in schema.names:
         raise UserError(
@@ -129,7 +130,7 @@ def _open(name: str, path: Path, params: Dataset) -> _Table:
             "name one in dataset.image_column"
         )
     _check_single(path, schema, image_column)
-    if not _holds_bytes(schema.field(image_column).type):
+    if not holds_bytes(schema.field(image_column).type):
         raise UserError(
             f"{path}: column {image_column!r} holds {schema.field(image_column).type}, not the bytes of "
             "image files: name another one in dataset.image_column"
@@ -162,9 +163,10 @@ def _check_single(path: Path, schema: pyarrow.Schema, column: str) -> None:
         raise UserError(f"{path}: has {count} columns {column!r}: leave one, or rename the others")
 
 
-def _holds_bytes(kind: pyarrow.DataType) -> bool:
+def holds_bytes(kind: pyarrow.DataType) -> bool:
+    """Whether a column holds bytes, or structs of bytes."""
     if pyarrow.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
+        return kind.get_field_index("bytes") >= 0 and holds_bytes(kind.field("bytes").type)
     return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
 
 
@@ -191,7 +193,7 @@ def _keys(table: _Table) -> list[str]:
 
 def _paths(table: _Table) -> list[str] | None:
     """The paths beside the bytes, where the column has them."""
-    with _undamaged(table.path), pyarrow.parquet.ParquetFile(table.path) as file:
+    with undamaged(table.path), pyarrow.parquet.ParquetFile(table.path) as file:
         kind = file.schema_arrow.field(table.image_column).type
         if not (pyarrow.types.is_struct(kind) and kind.get_field_index("path") >= 0):
             return None
@@ -202,7 +204,7 @@ def _paths(table: _Table) -> list[str] | None:
 def _labels(table: _Table) -> list[Any]:
     if table.label_column is None:
         return [None] * table.num_rows
-    with _undamaged(table.path), pyarrow.parquet.ParquetFile(table.path) as file:
+    with undamaged(table.path), pyarrow.parquet.ParquetFile(table.path) as file:
         values = file.read(columns=[table.label_column]).column(0).to_pylist()
     _check_num_rows(table, len(values))
     return [None if _is_missing(value) else _whole(value) for value in values]
@@ -226,7 +228,7 @@ def _whole(value: Any) -> Any:
 
 def _own_names(table: _Table) -> list[str] | None:
     """The class names that Hugging Face's datasets write into the schema."""
-    with _undamaged(table.path), pyarrow.parquet.ParquetFile(table.path) as file:
+    with undamaged(table.path), pyarrow.parquet.ParquetFile(table.path) as file:
         metadata = file.schema_arrow.metadata or {}
     try:
         return list(json.loads(metadata[b"huggingface"])["info"]["features"][table.label_column]["names"])
@@ -255,11 +257,11 @@ def _counts(value: Any, names: Sequence[str]) -> bool:
 
 def _images(table: _Table) -> Iterator[Content]:
     num_rows = 0
-    with _undamaged(table.path), pyarrow.parquet.ParquetFile(table.path) as file:
+    with undamaged(table.path), pyarrow.parquet.ParquetFile(table.path) as file:
         for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[table.image_column]):
             num_rows += len(batch)
             for value in batch.column(0):
-                yield _bytes(value.as_py())
+                yield content_of(value.as_py())
     _check_num_rows(table, num_rows)
 
 
@@ -269,7 +271,7 @@ def _check_num_rows(table: _Table, found: int) -> None:
 
 
 @contextmanager
-def _undamaged(path: Path) -> Iterator[None]:
+def undamaged(path: Path | RemoteFile) -> Iterator[None]:
     """Says in one line that a table is damaged."""
     try:
         yield
@@ -281,11 +283,12 @@ def _undamaged(path: Path) -> Iterator[None]:
         raise _damaged(path, str(error).splitlines()[0]) from None
 
 
-def _damaged(path: Path, reason: str) -> UserError:
+def _damaged(path: Path | RemoteFile, reason: str) -> UserError:
     return UserError(f"{path}: damaged ({reason}): copy or download it again")
 
 
-def _bytes(value: dict[str, Any] | bytes | None) -> Content:
+def content_of(value: dict[str, Any] | bytes | None) -> Content:
+    """The image of a row."""
     has_path = isinstance(value, dict) and value.get("path")
     content: bytes | None = value["bytes"] if isinstance(value, dict) else value
     if content is None:
