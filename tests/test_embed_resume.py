@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,19 @@ import pyarrow.parquet
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.artifacts import Artifacts
 from pipeline.encoder import passes, shards
 from pipeline.encoder.embed import embed_shards
 from pipeline.encoder.runtime import Encoder
 from pipeline.encoder.shards import Shards
 from pipeline.errors import MachineError
+from pipeline.params.embed import Embed
+from pipeline.params.reader import Params
 from tests.processes import run_stage, start_stage
+from tests.tiny_embed import embeddings_of, write_project
 
 EMBEDDED = Path(".lookalike/embedded")
-SMALL = 200  # images of a shard at least: a batch of 256
+SMALL = 200  # images of a shard at least: seven batches of 32
 NUM_IMAGES = 50
 ROWS = np.arange(NUM_IMAGES)[::-1].copy()
 DIGESTS = np.random.default_rng(1).integers(0, 256, (2 * NUM_IMAGES, 32), dtype=np.uint8)
@@ -36,6 +41,11 @@ class Mean:
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.batches.append(len(images))
         return images.mean(axis=(1, 2)).astype(np.float32)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return write_project(tmp_path)
 
 
 @pytest.fixture
@@ -108,65 +118,38 @@ def opened_embedding(path: Path) -> bytes:
 
 
 def test_the_name_of_the_scratch_is_of_all_that_an_embedding_depends_on(
-    small_chain: Path, chain_copy: Path, params: Any, monkeypatch: pytest.MonkeyPatch
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = passes.Artifacts(chain_copy / "data")
-    encoder = Encoder.open(data.encoder, "cpu")
-    start = Encoder.open(data.start_encoder, "cpu")
-    args = (params.embed, data, encoder, start)
-    name = passes.scratch_name(*args)
-    assert passes.scratch_name(*args) == name
-    others = [
-        passes.scratch_name(params.embed.model_copy(update={"batch_size": 7}), *args[1:]),
-        passes.scratch_name(params.embed, data, start, start),
-        passes.scratch_name(params.embed, data, encoder, encoder),
-    ]
+    data = Artifacts(project / "data")
+    encoder, start = (Encoder.open(path, "cpu") for path in (data.encoder, data.start_encoder))
+
+    def name(params: Embed = params.embed, networks: tuple[Encoder, Encoder] = (encoder, start)) -> str:
+        return passes.scratch_name(params, data, *networks)
+
+    def changed(**values: Any) -> str:
+        return name(params.embed.model_copy(update=values))
+
+    assert changed(ray_address="127.0.0.1:6379") == name()
+    names = [name(), changed(batch_size=7), changed(engine="ray")]
+    names += [name(networks=(start, start)), name(networks=(encoder, encoder))]
     for what, value in {"stage_sha256": lambda _: "ab", "os.cpu_count": lambda: 99}.items():
         with monkeypatch.context() as patch:
             patch.setattr(f"pipeline.encoder.passes.{what}", value)
-            others.append(passes.scratch_name(*args))
+            names.append(name())
     for path in (data.manifest, data.augmented):
         before = path.read_bytes()
         path.write_bytes(before + b"x")
-        others.append(passes.scratch_name(*args))
+        names.append(name())
         path.write_bytes(before)
-    data.collection.write_text(data.collection.read_text().replace("mnist5k", "mnist6k"))
-    others.append(passes.scratch_name(*args))
-    assert len({name, *others}) == 1 + 8
-
-
-@pytest.mark.slow
-def test_a_killed_stage_goes_on_with_the_shards_that_are_there_and_changes_no_byte(
-    small_chain: Path, chain_copy: Path
-) -> None:
-    """kill -9 and then Ctrl-C, each in the midst of a shard; the third start goes to the end."""
-    said = [chain_copy / name for name in ("stdout", "stderr")]
-    for number, code, num_whole in ((signal.SIGKILL, -9, 5), (signal.SIGINT, 130, 10)):
-        before = functools.partial(ended_by, number, after=5)
-        process = start_stage("embed", chain_copy, *said, before=before)
-        process.join()
-        assert process.exitcode == code, said[1].read_text()
-        kept = list((chain_copy / EMBEDDED).rglob("*.parquet"))
-        assert len(kept) == num_whole
-    assert said[1].read_text().splitlines()[-1] == (
-        "error: interrupted; what was embedded is kept: the same command goes on from there"
-    )
-    num_kept = sum(pyarrow.parquet.read_metadata(path).num_rows for path in kept)
-    calls = chain_copy / "calls"
-    run_stage("embed", chain_copy, before=functools.partial(count_images, calls))
-    embeddings = sorted((small_chain / "data/embeddings").rglob("*.npy"))
-    num_images = sum(len(np.load(path, mmap_mode="r")) for path in embeddings)
-    assert int(calls.read_text()) == num_images - num_kept
-    for path in [*embeddings, small_chain / "data/embeddings/embeddings.json"]:
-        name = path.relative_to(small_chain)
-        assert (chain_copy / name).read_bytes() == path.read_bytes(), name
-    assert list((chain_copy / EMBEDDED).iterdir()) == []
+    data.collection.write_text(data.collection.read_text().replace("noise", "noises"))
+    names.append(name())
+    assert len(set(names)) == len(names) == 10
 
 
 def test_the_scratch_of_another_state_is_removed_and_said(
-    chain_copy: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, root = passes.Artifacts(chain_copy / "data"), chain_copy / EMBEDDED
+    data, root = Artifacts(project / "data"), project / EMBEDDED
     for name in ("one", "two", "one"):
         with passes.scratch_of(root, name, data):
             (root / name / "shard").touch()
@@ -174,8 +157,37 @@ def test_the_scratch_of_another_state_is_removed_and_said(
     lines = capsys.readouterr().out.splitlines()
     assert [line.rpartition(" ")[2] for line in lines] == [str(root / "one"), str(root / "two")]
     manifest = pyarrow.parquet.read_table(data.manifest)["sha256"].to_pylist()
-    digests = np.load(root / "one/digests.npy")
-    assert [bytes(digest).hex() for digest in digests] == manifest
+    assert [bytes(digest).hex() for digest in np.load(root / "one/digests.npy")] == manifest
+
+
+@pytest.mark.slow
+def test_a_killed_stage_goes_on_with_the_shards_that_are_there_and_changes_no_byte(project: Path) -> None:
+    """kill -9 and then Ctrl-C, each in the midst of a shard; the third start goes to the end."""
+    run_stage("embed", project, before=functools.partial(count_images, project / "all"))
+    undisturbed = embeddings_of(project)
+    assert set(undisturbed) == {
+        *("train.npy", "test.npy", "augmented.npy", "embeddings.json"),
+        *("start/train.npy", "start/test.npy", "start/augmented.npy"),
+    }
+    num_images = int((project / "all").read_text())
+    said = [project / name for name in ("stdout", "stderr")]
+    # seven batches a shard: five and three batches; then the other two of train (12) and three of the start
+    for number, code, num_whole in ((signal.SIGKILL, -9, 5), (signal.SIGINT, 130, 10)):
+        process = start_stage("embed", project, *said, before=functools.partial(ended_by, number, 38))
+        process.join()
+        assert process.exitcode == code, said[1].read_text()
+        kept = list((project / EMBEDDED).rglob("*.parquet"))
+        assert len(kept) == num_whole
+        assert embeddings_of(project) == undisturbed  # of before
+    assert said[1].read_text().splitlines()[-1] == (
+        "error: interrupted; what was embedded is kept: the same command goes on from there"
+    )
+    num_kept = sum(pyarrow.parquet.read_metadata(path).num_rows for path in kept)
+    shutil.rmtree(project / "data/embeddings")
+    run_stage("embed", project, before=functools.partial(count_images, project / "rest"))
+    assert int((project / "rest").read_text()) == num_images - num_kept
+    assert embeddings_of(project) == undisturbed
+    assert list((project / EMBEDDED).iterdir()) == []
 
 
 def ended_by(number: int, after: int) -> None:

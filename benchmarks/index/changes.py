@@ -38,8 +38,11 @@ _CLASSES = 100
 _ASKED = 50
 
 
-def write_encoder(path: Path, dim: int, size: int = SIZE, seed: int = 0) -> None:
-    """A file under the encoder contract: pixels, less their mean, times a random matrix, of length 1."""
+def write_encoder(path: Path, dim: int, size: int = SIZE, seed: int = 0, **more: str) -> None:
+    """A file under the encoder contract: pixels, less their mean, times a random matrix, of length 1.
+
+    What else is given goes to its metadata.
+    """
     weights = np.random.default_rng(seed).standard_normal((size * size * 3, dim)).astype(np.float32)
     nodes = [
         helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
@@ -60,7 +63,7 @@ def write_encoder(path: Path, dim: int, size: int = SIZE, seed: int = 0) -> None
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    metadata = {"name": "toy", "version": str(seed), "image_size": size, "feature_dim": dim}
+    metadata = {"name": "toy", "version": str(seed), "image_size": size, "feature_dim": dim} | more
     helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
     onnx.save(model, path)
 

@@ -98,7 +98,7 @@ def _in_tar_gz(path: Path | RemoteFile) -> Iterator[Member]:
     with _whole_archive(path), path.open("rb") as file, tarfile.open(fileobj=file, mode="r|gz") as archive:
         for member in _tar_members(archive):
             problem = _problem(member)
-            read = partial(_read_tar_member, archive, member)
+            read = partial(_read_tar_member, path, archive, member)
             yield Member(_tidy(member.name), Unreadable(problem) if problem else read)
 
 
@@ -123,10 +123,11 @@ def _tar_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             yield member
 
 
-def _read_tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Content:
-    file = archive.extractfile(member)
-    assert file is not None  # it is a regular file
-    return _read(file, member.size)
+def _read_tar_member(path: Path | RemoteFile, archive: tarfile.TarFile, member: tarfile.TarInfo) -> Content:
+    with _whole_archive(path):  # it is read while the archive stands here, by whoever lists it
+        file = archive.extractfile(member)
+        assert file is not None  # it is a regular file
+        return _read(file, member.size)
 
 
 def _read_zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Content:

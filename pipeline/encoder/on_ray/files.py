@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGINT
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow
 import pyarrow.parquet
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.atomic import atomic_file, lock
@@ -108,15 +106,15 @@ class FilesWorker:
         self._job = job
         self._encoder = Encoder.open(job.encoder, "cuda" if cuda else "cpu", num_threads=1)
 
-    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Writes the shard of one row, if it is not there."""
-        number = int(batch["shard"][0])
+    def __call__(self, item: dict[str, int]) -> int:
+        """Writes a shard, if it is not there; gives its number."""
+        number = item["shard"]
         path = self._job.shard(number)
         if not path.exists():  # else its worker was killed after it had written it
             begin_try(path, f"shard {number}, {self._job.parts[number].place or 'of files'}")
             self._write(self._job.parts[number], path)
             end_tries(path)
-        return {"shard": np.array([number])}
+        return number
 
     def _write(self, part: Part, path: Path) -> None:
         members = members_in(part, self._job.listing)

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.arrays import read_array
@@ -45,9 +43,9 @@ class ShardWorker:
         self._passes, self._batch_size, self._cuda = passes, batch_size, cuda
         self._opened: Path | None = None
 
-    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Writes the shard of one row, (pass, shard), if it is not there; says how many images that was."""
-        of, number = self._passes[int(batch["pass"][0])], int(batch["shard"][0])
+    def __call__(self, item: dict[str, int]) -> int:
+        """Writes a shard of a pass, if it is not there; gives the number of its images, or 0."""
+        of, number = self._passes[item["pass"]], item["shard"]
         shards = Shards(of.shards, self._batch_size)
         num_images = 0
         if not shards.has(number):  # its worker was killed after it had written it
@@ -59,7 +57,7 @@ class ShardWorker:
             embeddings = [*embed_rows(encoder, images, rows, self._batch_size)]
             shards.write(number, np.concatenate(embeddings))
             end_tries(shards.path(number))
-        return {"num_images": np.array([num_images])}
+        return num_images
 
     def _open(self, path: Path) -> Encoder:
         if self._opened != path:
@@ -89,7 +87,7 @@ def embed_shards_on_ray(passes: Sequence[tuple[ShardsOf, Shards]], params: Embed
         cluster(params.ray_address),
         tqdm(total=len(items), desc="embed on Ray", unit=" shards", disable=None) as bar,
     ):
-        for done in on_actors(ShardWorker, arguments, items, params.device):
-            num_images += int(done["num_images"])
+        for embedded in on_actors(ShardWorker, arguments, items, params.device):
+            num_images += embedded
             bar.update()
     return num_images
