@@ -47,15 +47,11 @@ def main() -> None:
             {data.encoder.name: encoder.sha256, data.manifest.name: sha256_of(data.manifest)},
         )
     scratch.remove()
-    write_json(
-        data.speed("embed"),
-        {
-            "images_per_s": round(num_images / seconds, 1) if num_images else None,
-            "engine": params.engine,
-            "provider": encoder.provider if params.engine == "local" else None,
-            "onnxruntime": onnxruntime.__version__,
-        },
-    )
+    # without an image there is no rate: all had been embedded before the stage was stopped
+    rate = {"images_per_s": round(num_images / seconds, 1)} if num_images else {}
+    provider = {"provider": encoder.provider} if params.engine == "local" else {}
+    versions = {"onnxruntime": onnxruntime.__version__}
+    write_json(data.speed("embed"), rate | {"engine": params.engine} | provider | versions)
 
 
 def embed_here(work: Sequence[tuple[Pass, Shards]]) -> int:

@@ -50,18 +50,7 @@ def embed(
     from pipeline.encoder.embed_files import embed_files
     from pipeline.encoder.runtime import Encoder
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device: {device!r} is none of auto, cpu, cuda")
-    if output.suffix.lower() != ".parquet":
-        raise UserError(f"--output: {str(output)!r} does not end in .parquet, which is what is written")
-    if output.is_dir():
-        raise UserError(f"--output: {str(output)!r} is a folder: name a file in it")
-    if batch_size < 1:
-        raise UserError(f"--batch-size: {batch_size} is below 1")
-    if engine not in ("local", "ray"):
-        raise UserError(f"--engine: {engine!r} is none of local, ray")
-    if engine == "local" and ray_address is not None:
-        raise UserError("--ray-address: only for --engine ray")
+    _check(output, device, batch_size, engine, ray_address)
     places = [place_of(path) for path in paths]
     if engine == "ray":
         from pipeline.encoder.on_ray.files import embed_files_on_ray
@@ -76,3 +65,19 @@ def embed(
         print(f"{image.source}: {image.reason}", file=sys.stderr)
     left_out = f"; {len(skipped):,} could not be read" if skipped else ""
     print(f"{printable(str(output))}: {num_rows:,} embeddings of {dim} dimensions{left_out}")
+
+
+def _check(output: Path, device: str, batch_size: int, engine: str, ray_address: str | None) -> None:
+    """Refuses what cannot be meant, before any work."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device: {device!r} is none of auto, cpu, cuda")
+    if output.suffix.lower() != ".parquet":
+        raise UserError(f"--output: {str(output)!r} does not end in .parquet, which is what is written")
+    if output.is_dir():
+        raise UserError(f"--output: {str(output)!r} is a folder: name a file in it")
+    if batch_size < 1:
+        raise UserError(f"--batch-size: {batch_size} is below 1")
+    if engine not in ("local", "ray"):
+        raise UserError(f"--engine: {engine!r} is none of local, ray")
+    if engine == "local" and ray_address is not None:
+        raise UserError("--ray-address: only for --engine ray")

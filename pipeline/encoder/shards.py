@@ -4,6 +4,7 @@ They are what an interrupted stage `embed` goes on from, whichever engine made t
 of an image's id, the sha256 of its file and its embedding, so that it says itself what it is of.
 """
 
+import os
 from pathlib import Path
 from typing import Self
 
@@ -107,11 +108,15 @@ class Shards:
                 ),
             }
         )
-        with atomic_file(self.path(number)) as partial:
-            # numbers without a pattern: to compress them would cost time and save nothing
-            pyarrow.parquet.write_table(
-                table, partial, compression="none", use_dictionary=False, write_page_checksum=True
-            )
+        path = self.path(number)
+        path.parent.mkdir(exist_ok=True)
+        # Not flushed to the disk, which would take longer than to write it: what a power cut leaves of it is
+        # found damaged. And numbers without a pattern are not compressed: it would save nothing.
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        pyarrow.parquet.write_table(
+            table, partial, compression="none", use_dictionary=False, write_page_checksum=True
+        )
+        partial.replace(path)
 
     def assemble(self, path: Path, dim: int) -> None:
         """Writes all parts, which must be there, to a .npy file, float32 [R, dim].
