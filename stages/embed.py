@@ -26,7 +26,7 @@ def main() -> None:
     data = Artifacts()
     # of Ray's the workers choose the device; here its networks are looked at alone
     encoder, start = (
-        Encoder.open(path, params.device if params.engine == "local" else "cpu")
+        Encoder.open(path, params.device if params.engine == "local" else "cpu", params.threads)
         for path in (data.encoder, data.start_encoder)
     )
     name = scratch_name(params, data, encoder, start)

@@ -34,6 +34,7 @@ COMMANDS |= {
 SELDOM = {
     *("data/rejected.csv", "data/downloads/"),  # of a stopped fetch; of CIFAR-10 and STL-10
     *("nprobe", "efSearch"),  # of an approximate index
+    *("overlap_at_10", "mean_cosine", "knn_top1_fp32", "knn_top1"),  # of an encoder in fp16 or int8
     "neighbor_same_class",  # of NNCLR
     *(f"data/finetune/{name}" for name in ("backbone.safetensors", "encoder.onnx", "history.tsv")),
     *("data/finetune/embeddings/{split}.npy", "finetuned"),  # where it is on

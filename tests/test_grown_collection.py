@@ -149,7 +149,7 @@ def stages_run(done: subprocess.CompletedProcess[str]) -> list[str]:
 def test_new_photographs_are_found_by_the_encoder_that_is_kept(shop: Path) -> None:
     encoder = (shop / "data/encoder/encoder.onnx").read_bytes()
     write_photos(shop.parent / "photos", range(NUM_PHOTOS, NUM_PHOTOS + 5))
-    follow("dvc freeze pretrain", shop)
+    follow("dvc freeze pretrain export", shop)
     done = run("dvc", "repro", cwd=shop)
     assert stages_run(done) == [
         "scan",
@@ -216,7 +216,7 @@ def test_linked_outputs_stand_once_on_disk_and_what_nothing_uses_goes(shop: Path
     follow("dvc gc --workspace", shop, "--force")
     assert len([path for path in cache.rglob("*") if path.is_file()]) < len(objects)
     assert stages_run(run("dvc", "repro", cwd=shop)) == ["scan", "weights"]
-    follow("dvc unfreeze pretrain", shop)
+    follow("dvc unfreeze pretrain export", shop)
     assert "frozen" not in (shop / "dvc.yaml").read_text()
 
 
