@@ -3,10 +3,12 @@
     python -m benchmarks.embedding
     python -m benchmarks.embedding --sweep
     python -m benchmarks.embedding --networks resnet20:32 --rounds 10
+    python -m benchmarks.embedding --processor-time --batch 32
 
 Without `--sweep`, in turns: onnxruntime on batches that are ready in memory; the loop of stage `embed`, from
 a file that the system has not in memory to a file; torch, eager, in float32. With it, onnxruntime alone, by
-threads (up to twice the cores) and batch. Weights are random: they do not change the speed.
+threads (up to twice the cores) and batch. Weights are random: they do not change the speed. On a machine that
+others use too, `--processor-time` compares one thread of each side, by the processor's time that it took.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,7 @@ from pipeline.encoder.runtime import Encoder
 
 NETWORKS = (("resnet20", 32), ("resnet18", 32), ("efficientnet_lite0", 224), ("resnet18", 224))
 _BATCHES = (1, 8, 32, 64, 128, 256, 512)
+_STAGE_BATCHES = 4
 _SECONDS = 1.0  # of a measurement
 
 
@@ -51,15 +55,19 @@ def batch_of(size: int) -> int:
     return 256 if size <= 64 else 32
 
 
-def images_per_s(run: Callable[[], int]) -> float:
-    """Of what is run until `_SECONDS` are over; it returns how many images it did."""
-    started, num_images = time.perf_counter(), 0
-    while time.perf_counter() - started < _SECONDS:
+def images_per_s(run: Callable[[], int], clock: Callable[[], float], seconds: float = _SECONDS) -> float:
+    """Of what is run until so many seconds are over; it returns how many images it did."""
+    started, num_images = clock(), 0
+    while clock() - started < seconds:
         num_images += run()
-    return num_images / (time.perf_counter() - started)
+    return num_images / (clock() - started)
 
 
-def sweep(name: str, size: int, rounds: int) -> None:
+def len_of(encoder: Encoder, batch: np.ndarray) -> int:
+    return len(encoder(batch))
+
+
+def sweep(name: str, size: int, args: argparse.Namespace) -> None:
     cores = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "encoder.onnx"
@@ -68,12 +76,13 @@ def sweep(name: str, size: int, rounds: int) -> None:
         encoders = {threads: Encoder.open(path, "cpu", threads) for threads in counts}
         images = colour_patches(max(_BATCHES) if size <= 64 else 64, size)
         found: dict[tuple[int, int], list[float]] = {}
-        for _ in range(rounds):
+        for _ in range(args.rounds):
             for threads, encoder in encoders.items():
                 for batch_size in _BATCHES:
                     if batch_size <= len(images):
                         batch = images[:batch_size]
-                        speed = images_per_s(lambda encoder=encoder, batch=batch: len(encoder(batch)))
+                        run = partial(len_of, encoder, batch)
+                        speed = images_per_s(run, time.perf_counter)
                         found.setdefault((threads, batch_size), []).append(speed)
     for threads in encoders:
         speeds = [
@@ -84,15 +93,19 @@ def sweep(name: str, size: int, rounds: int) -> None:
         print(f"{name} {size} px, {threads} threads, images/s by batch: {', '.join(speeds)}", flush=True)
 
 
-def compare(name: str, size: int, rounds: int) -> None:
+def compare(name: str, size: int, args: argparse.Namespace) -> None:
+    clock, threads = (
+        (time.process_time, 1) if args.processor_time else (time.perf_counter, os.cpu_count() or 1)
+    )
+    torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         module = write_network(name, size, folder / "encoder.onnx")
-        encoder = Encoder.open(folder / "encoder.onnx", "cpu")
-        batch_size = batch_of(size)
+        encoder = Encoder.open(folder / "encoder.onnx", "cpu", threads)
+        batch_size = args.batch or batch_of(size)
         batch = colour_patches(batch_size, size)
-        np.save(folder / "images.npy", np.concatenate([batch] * 8))
-        rows = np.arange(8 * batch_size)
+        np.save(folder / "images.npy", np.concatenate([batch] * _STAGE_BATCHES))
+        rows = np.arange(_STAGE_BATCHES * batch_size)
 
         def by_onnxruntime() -> int:
             return len(encoder(batch))
@@ -112,9 +125,9 @@ def compare(name: str, size: int, rounds: int) -> None:
         speeds: dict[str, list[float]] = {side: [] for side in sides}
         for run in sides.values():
             run()
-        for _ in range(rounds):
+        for _ in range(args.rounds):
             for side, run in sides.items():
-                speeds[side].append(images_per_s(run))
+                speeds[side].append(images_per_s(run, clock))
     pairs = (
         ("stage embed", "ready batches"),
         ("ready batches", "torch eager"),
@@ -134,11 +147,12 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=[f"{name}:{size}" for name, size in NETWORKS[:3]])
     parser.add_argument("--sweep", action="store_true", help="threads times batch sizes instead")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, help="images; not given: as the recipes have it")
+    parser.add_argument("--processor-time", action="store_true", help="of one thread, in place of seconds")
     args = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
     for network in args.networks:
         name, _, size = network.rpartition(":")
-        (sweep if args.sweep else compare)(name, int(size), args.rounds)
+        (sweep if args.sweep else compare)(name, int(size), args)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import onnx
 import onnxruntime
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-from benchmarks.embedding import NETWORKS, batch_of, colour_patches, write_network
+from benchmarks.embedding import NETWORKS, batch_of, colour_patches, images_per_s, write_network
 from pipeline.encoder.backbone_graph import backbone_of
 from pipeline.encoder.quantize import ImageBatches, nodes_in_int8, write_fp16, write_int8
 from pipeline.encoder.runtime import INPUT_NAME
@@ -70,26 +71,24 @@ def what_runs(path: Path) -> str:
     return f"{kinds['QLinearConv']} on integers, {kinds['Conv']} in float, {between} casts"
 
 
-def measure(session: onnxruntime.InferenceSession, batch: np.ndarray, seconds: float) -> float:
-    """Images a second, over so many seconds."""
-    started, num_images = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        session.run(None, {INPUT_NAME: batch})
-        num_images += len(batch)
-    return num_images / (time.perf_counter() - started)
+def num_embedded(session: onnxruntime.InferenceSession, batch: np.ndarray) -> int:
+    session.run(None, {INPUT_NAME: batch})
+    return len(batch)
 
 
 def race(name: str, size: int, args: argparse.Namespace) -> None:
+    clock, threads = (time.process_time, 1) if args.processor_time else (time.perf_counter, args.threads)
     with tempfile.TemporaryDirectory() as folder:
         paths = write_sides(Path(folder), name, size)
-        sessions = {side: open_session(path, args.threads) for side, path in paths.items()}
+        sessions = {side: open_session(path, threads) for side, path in paths.items()}
         batch = colour_patches(args.batch or batch_of(size), size)
         for session in sessions.values():
             session.run(None, {INPUT_NAME: batch})
         speeds: dict[str, list[float]] = {side: [] for side in sessions}
         for _ in range(args.rounds):
             for side, session in sessions.items():
-                speeds[side].append(measure(session, batch, args.seconds))
+                run = partial(num_embedded, session, batch)
+                speeds[side].append(images_per_s(run, clock, args.seconds))
         for side, found in speeds.items():
             ratios = [own / fp32 for own, fp32 in zip(found, speeds["fp32"], strict=True)]
             print(
@@ -105,6 +104,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=[f"{name}:{size}" for name, size in NETWORKS])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="a side and round")
+    parser.add_argument("--processor-time", action="store_true", help="of one thread: on a shared machine")
     parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
     parser.add_argument(
         "--batch", type=int, help="images; 256 at up to 64 px and 32 above where it is not given"

@@ -118,7 +118,7 @@ def measure_drift(reference: Encoder, encoder: Encoder, images: Images) -> Drift
     both = [len(np.intersect1d(*rows)) for rows in zip(found[0][1], found[1][1], strict=True)]
     cosines = np.concatenate([(queries * own_queries).sum(axis=1), (bank * own_bank).sum(axis=1)])
     top1 = [_top1(similarities, rows, images) for similarities, rows in found]
-    return Drift(float(np.mean(both)) / k, float(cosines.mean()), *top1)
+    return Drift(sum(both) / (k * len(both)), float(cosines.mean()), *top1)
 
 
 def check_drift(drift: Drift, precision: str, tolerance: Tolerance) -> None:
