@@ -22,6 +22,19 @@ class UserError(ValueError):
     """A person's mistake. The message says what, where, the rule and the mend; exit code 2."""
 
 
+class SettingError(UserError):
+    """A value of params.yaml that is well-formed, and cannot be had.
+
+    Attributes:
+        key: dotted.
+        reason: the value, the rule and the mend.
+    """
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"params.yaml: {key}: {reason}")
+        self.key, self.reason = key, reason
+
+
 class NotFiniteError(UserError):
     """A training's loss or features are no longer numbers: its learning rate is too high."""
 

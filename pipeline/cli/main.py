@@ -10,7 +10,8 @@ from pipeline.cli.compare import compare
 from pipeline.cli.doctor import doctor
 from pipeline.cli.embed import embed
 from pipeline.cli.export_triton import export_triton
-from pipeline.cli.index import app as index
+from pipeline.cli.index.building import build
+from pipeline.cli.index.changing import app as index
 from pipeline.cli.init import init
 from pipeline.cli.query import query
 from pipeline.cli.recipe import recipe
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command()(query)
 app.command()(serve)
 app.command()(embed)
+index.command()(build)
 app.add_typer(index, name="index")
 app.command()(export_triton)
 app.command()(compare)

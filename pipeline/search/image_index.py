@@ -15,7 +15,7 @@ from pipeline.encoder.runtime import Encoder
 from pipeline.errors import UserError, existing
 from pipeline.search.files.card import IndexCard
 from pipeline.search.files.settling import of_one_generation
-from pipeline.search.index_folder import IndexFolder
+from pipeline.search.index_folder import IndexFolder, no_encoder
 from pipeline.search.live import Found, Live
 from pipeline.search.pictures import pictures_of
 from pipeline.search.queries import NOT_IN_THE_INDEX, Query, is_one, to_embeddings, unit
@@ -50,18 +50,16 @@ class ImageIndex:
     It may be asked by several threads at once.
 
     Attributes:
-        encoder: that made its embeddings.
         card: what index.json says of it.
         generation: which one it is: the first 12 hexadecimal digits of the sha256 of index.json.
     """
 
     def __init__(
-        self, folder: IndexFolder, encoder: Encoder, card: IndexCard, live: Live, generation: str
+        self, folder: IndexFolder, encoder: Encoder | None, card: IndexCard, live: Live, generation: str
     ) -> None:
-        self.encoder = encoder
         self.card = card
         self.generation = generation
-        self._folder, self._live = folder, live
+        self._folder, self._encoder, self._live = folder, encoder, live
 
     @classmethod
     def open(
@@ -89,6 +87,8 @@ class ImageIndex:
         card = folder.read_card()
         generation = sha256_of(folder.card)[:12]
         live = Live.open(folder, card)
+        if card.encoder_sha256 is None:
+            return cls(folder, None, card, live, generation)
         existing(folder.encoder, made_by="index")
         if encoder is None or encoder.sha256 != card.encoder_sha256:
             encoder = Encoder.open(folder.encoder, device)
@@ -99,6 +99,22 @@ class ImageIndex:
 
     def __len__(self) -> int:
         return len(self._live)
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether it can be searched with pictures, and not with ids and embeddings alone."""
+        return self._encoder is not None
+
+    @property
+    def encoder(self) -> Encoder:
+        """That made its embeddings.
+
+        Raises:
+            UserError: it has none.
+        """
+        if self._encoder is None:
+            raise no_encoder(self._folder.path)
+        return self._encoder
 
     @property
     def classes(self) -> dict[str, int]:
@@ -158,7 +174,7 @@ class ImageIndex:
     ) -> list[list[Neighbor]]:
         """Like `search`, a list for each query, from the nearest on; the score is the cosine similarity."""
         self._check_k(k)
-        embeddings, own_ids = to_embeddings(query, self.encoder, self.embedding)
+        embeddings, own_ids = to_embeddings(query, self.card.dimension, lambda: self.encoder, self.embedding)
         return self.answers_of(embeddings, own_ids, k, split, class_name, min_score)
 
     def answers_of(
@@ -274,13 +290,6 @@ def _at_least(score: float, similarities: NDArray[np.float32], places: NDArray[n
 
 def _named(similarities: NDArray[np.float32], rows: Iterable[dict[str, Any]]) -> list[Neighbor]:
     return [
-        Neighbor(
-            rank=rank,
-            score=float(score),
-            class_name=row["class_name"],
-            id=row["id"],
-            source=row["source"],
-            split=row["split"],
-        )
+        Neighbor(rank=rank, score=float(score), **row)
         for rank, (score, row) in enumerate(zip(similarities, rows, strict=True), start=1)
     ]

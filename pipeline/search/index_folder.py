@@ -1,9 +1,7 @@
 """The index folder: files of one generation that answer together, wherever they are copied to."""
 
-import hashlib
-import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +16,7 @@ from pipeline.artifacts import Artifacts, read_json, sha256_of, write_json
 from pipeline.errors import UserError, damaged_output, existing, missing_output
 from pipeline.search.files.card import BASE, Built, IndexCard, PartCard, card_of
 from pipeline.search.files.catalog import Catalog, write_catalog
+from pipeline.search.files.faiss_file import read_faiss, seal_of, write_sealed
 from pipeline.search.files.thumbnails import Thumbnails, ThumbnailWriter, encode_all
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 # Of a larger images.faiss the seal alone is held against index.json when it is opened: to hash 256 MiB takes
 # a fifth of a second, and to open it memory-mapped a thousandth.
 _HASHED_UP_TO = 256 << 20
-_SEAL_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class IndexFolder:
 
     def named_by(self, card: IndexCard) -> dict[Path, str]:
         """Every file but index.json, and the sha256 that it has."""
-        named = {self.encoder: card.encoder_sha256}
+        named = {} if card.encoder_sha256 is None else {self.encoder: card.encoder_sha256}
         for part in card.parts():
             files = self.files_of(part.name)
             named |= {files.index: part.index_sha256, files.catalog: part.catalog_sha256}
@@ -95,9 +93,9 @@ class IndexFolder:
         self,
         index: faiss.Index,
         built: Built,
-        encoder: Path,
-        manifest: "pd.DataFrame",
-        manifest_sha256: str,
+        encoder: Path | None,
+        manifest: "pd.DataFrame | Iterator[pyarrow.Table]",
+        manifest_sha256: str | None,
         images: Sequence[NDArray[np.uint8]] = (),
         thumbnail_size: int = 0,
     ) -> IndexCard:
@@ -106,9 +104,9 @@ class IndexFolder:
         Args:
             index: of all images.
             built: how.
-            encoder: the ONNX file that made the embeddings.
-            manifest: a row an image, in the order of the ids.
-            manifest_sha256: of its file.
+            encoder: the ONNX file that made the embeddings; None: they alone are searched with.
+            manifest: a row an image, in the order of the ids; or rows of the catalog, as they come.
+            manifest_sha256: of its file; None where the chain made none.
             images: their pixels, arrays [N, H, W, 3] one after the other; nothing without thumbnails.
             thumbnail_size: the longer side of the thumbnails at most, in pixels; 0: none are written.
 
@@ -116,7 +114,8 @@ class IndexFolder:
             OSError: the disk has no room for it.
         """
         seal = write_sealed(index, self.index)
-        shutil.copyfile(encoder, self.encoder)
+        if encoder is not None:
+            shutil.copyfile(encoder, self.encoder)
         write_catalog(self.catalog, manifest)
         catalog_sha256 = sha256_of(self.catalog)
         if thumbnail_size:
@@ -124,7 +123,7 @@ class IndexFolder:
         card = IndexCard(
             index_sha256=sha256_of(self.index),
             index_seal=seal,
-            encoder_sha256=sha256_of(self.encoder),
+            encoder_sha256=None if encoder is None else sha256_of(self.encoder),
             catalog_sha256=catalog_sha256,
             manifest_sha256=manifest_sha256,
             **vars(built),
@@ -170,7 +169,7 @@ class IndexFolder:
         path = self.files_of(part.name).index
         existing(path, made_by="index")
         try:
-            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+            index = read_faiss(path)
         except RuntimeError:
             if not path.is_file():
                 raise missing_output(path, "index") from None
@@ -182,7 +181,7 @@ class IndexFolder:
         if path.stat().st_size <= _HASHED_UP_TO:
             self.check(path, sha256_of(path), part.index_sha256)
         else:
-            self.check(path, _seal_of(path), part.index_seal)
+            self.check(path, seal_of(path), part.index_seal)
         return index
 
     def read_catalog(self, part: PartCard) -> Catalog:
@@ -241,9 +240,9 @@ class IndexFolder:
         for path, named in ((data.encoder, card.encoder_sha256), (data.manifest, card.manifest_sha256)):
             found = sha256_of(path)
             if found != named:
+                made_with = f"with {path} {named[:12]}" if named is not None else f"without {path}"
                 raise UserError(
-                    f"{self.path}: was made with {path} {named[:12]}, and that is {found[:12]} now: "
-                    "run 'dvc repro index'"
+                    f"{self.path}: was made {made_with}, and that is {found[:12]} now: run 'dvc repro index'"
                 )
         num_images = pyarrow.parquet.read_metadata(data.manifest).num_rows
         if not card.count == card.base_count == card.next_id == num_images:
@@ -269,26 +268,12 @@ class IndexFolder:
         )
 
 
-def write_sealed(index: faiss.Index, path: Path) -> str:
-    """Writes an index, and behind it the sha256 of its bytes; gives that, in hexadecimal.
-
-    Raises:
-        OSError: the disk has no room for it.
-    """
-    digest = hashlib.sha256()
-    try:
-        # through Python's file: where the disk is full at the last bytes FAISS's own raises nothing
-        with path.open("wb") as file:
-
-            def write(content: bytes) -> int:
-                digest.update(content)
-                return file.write(content)
-
-            faiss.write_index(index, faiss.PyCallbackIOWriter(write))  # type: ignore[attr-defined]
-            file.write(digest.digest())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    return digest.hexdigest()
+def no_encoder(path: Path) -> UserError:
+    """That an index folder answers vectors alone, and what mends it."""
+    return UserError(
+        f"{path}: holds no encoder, so it knows no pictures: ask with an id or an embedding, or build it "
+        "anew with 'lookalike index build --encoder FILE.onnx'"
+    )
 
 
 def write_thumbnails(path: Path, catalog_sha256: str, jpegs: Iterable[Sequence[bytes]]) -> None:
@@ -296,9 +281,3 @@ def write_thumbnails(path: Path, catalog_sha256: str, jpegs: Iterable[Sequence[b
     with ThumbnailWriter(path, catalog_sha256) as thumbnails:
         for some in jpegs:
             thumbnails.add(some)
-
-
-def _seal_of(path: Path) -> str:
-    with path.open("rb") as file:
-        file.seek(-_SEAL_BYTES, os.SEEK_END)
-        return file.read().hex()

@@ -26,6 +26,8 @@ def pictures_of(path: Path, card: IndexCard, live: Live) -> Callable[[int], NDAr
         )
     parts = [data.read_images(split) for split in data.splits()]  # opened before the manifest is hashed
     found = sha256_of(existing(data.manifest, made_by="fetch"))
+    if card.manifest_sha256 is None:
+        raise UserError(f"{path}: was built from embeddings alone: no pictures belong to it")
     if found != card.manifest_sha256:
         raise UserError(
             f"{data.manifest}: is {found[:12]}, but {path} was built from "

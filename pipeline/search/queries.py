@@ -27,37 +27,42 @@ def is_one(query: Query | Sequence[Query]) -> bool:
 
 
 def to_embeddings(
-    query: Query | Sequence[Query], encoder: Encoder, embedding_of: Callable[[int], NDArray[np.float32]]
+    query: Query | Sequence[Query],
+    dimension: int,
+    encoder_of: Callable[[], Encoder],
+    embedding_of: Callable[[int], NDArray[np.float32]],
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The embeddings of one query or of many.
 
     Args:
         query: see `ImageIndex.search`.
-        encoder: of the index.
+        dimension: D, of the index.
+        encoder_of: gives that of the index, where there are pictures.
         embedding_of: gives that of an id of the index, float32 [D], of length 1.
 
     Returns:
         float32 [Q, D], L2-normalised, and each query's own id, or -1 where it is not asked by one, [Q].
 
     Raises:
-        UserError: a file cannot be read, an id or an embedding is not of this index, or the pixels are not of
-            the encoder's size.
+        UserError: a file cannot be read, an id or an embedding is not of this index, the pixels are not of
+            the encoder's size, or it has no encoder.
     """
     queries: list[Any] = [query] if is_one(query) else _many(query)
-    embeddings = np.empty((len(queries), encoder.dim), dtype=np.float32)
+    embeddings = np.empty((len(queries), dimension), dtype=np.float32)
     own_ids = np.full(len(queries), NOT_IN_THE_INDEX, dtype=np.int64)
     pictures: list[int] = []
     for place, each in enumerate(queries):
         if isinstance(each, int | np.integer):
             embeddings[place], own_ids[place] = embedding_of(int(each)), each
         elif isinstance(each, np.ndarray) and np.issubdtype(each.dtype, np.floating):
-            embeddings[place] = unit(each, encoder.dim)
+            embeddings[place] = unit(each, dimension)
         elif isinstance(each, str | Path) or (isinstance(each, np.ndarray) and each.dtype == np.uint8):
             pictures.append(place)
         else:
             raise _no_query(each)
     for start in range(0, len(pictures), _IMAGES_AT_ONCE):
         places = pictures[start : start + _IMAGES_AT_ONCE]
+        encoder = encoder_of()
         pixels = [_pixels(queries[place], encoder.image_size) for place in places]
         embeddings[places] = encoder(np.stack(pixels))
     return embeddings, own_ids

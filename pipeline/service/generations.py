@@ -72,4 +72,5 @@ class Generations:
         self._said = str(error)
 
     def _open(self) -> ImageIndex:
-        return ImageIndex.open(self.path, self._device, encoder=self.current.encoder)
+        known = self.current.encoder if self.current.has_encoder else None
+        return ImageIndex.open(self.path, self._device, encoder=known)

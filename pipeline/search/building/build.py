@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import UserError
+from pipeline.errors import SettingError
 from pipeline.search.building.filling import fill
 from pipeline.search.rows import Rows, read_rows, sample_rows
 
@@ -74,16 +74,16 @@ def faiss_errors(factory: str, count: int, dimension: int) -> Iterator[None]:
     """In the block what FAISS cannot build is a mistake in params.yaml.
 
     Raises:
-        UserError: in place of FAISS's RuntimeError.
+        SettingError: in place of FAISS's RuntimeError.
     """
     try:
         yield
     except RuntimeError as error:
         # FAISS puts its own function, file and line before the reason
         reason = re.sub(r"^Error in .* at \S+:\d+: ", "", str(error).strip().splitlines()[0])
-        raise UserError(
-            f"params.yaml: index.factory: FAISS cannot build {factory!r} for {count} vectors of {dimension} "
-            f"dimensions ({reason})"
+        raise SettingError(
+            "index.factory",
+            f"FAISS cannot build {factory!r} for {count} vectors of {dimension} dimensions ({reason})",
         ) from None
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import UserError
+from pipeline.errors import SettingError
 from pipeline.search.building.build import Centroids, build_index
 from pipeline.search.building.kinds import EXACT, KINDS, Kind, usual_lists
 from pipeline.search.building.truth import exact_neighbors
@@ -56,15 +56,16 @@ def worth_building(
         note: is told of each kind as it is tried.
 
     Raises:
-        UserError: no kind fits.
+        SettingError: no kind fits.
     """
     count, dim = sum(len(part) for part in embeddings), embeddings[0].shape[1]
     fitting = [kind for kind in KINDS if _gib(kind, count, dim) <= memory_gib]
     if not fitting:
         least = min(_gib(kind, count, dim) for kind in KINDS)
-        raise UserError(
-            f"params.yaml: index.memory_gib: {memory_gib:g} is too little for {count} vectors of {dim} "
-            f"dimensions: the smallest kind of index needs {least:.1f}"
+        raise SettingError(
+            "index.memory_gib",
+            f"{memory_gib:g} is too little for {count} vectors of {dim} "
+            f"dimensions: the smallest kind of index needs {least:.1f}",
         )
     if count <= EXACT_UP_TO and fitting[0] is KINDS[0]:
         return [EXACT]

@@ -27,10 +27,14 @@ from pipeline.search.changes.segments import (
     write_removed,
 )
 from pipeline.search.files.card import number_of, segment_name
+from pipeline.search.index_folder import IndexFolder, no_encoder
 from pipeline.search.live import Live
 
 if TYPE_CHECKING:
     from pipeline.params.section import Device  # a type alone: this reads no params.yaml
+
+
+_NO_IMAGE = 64 * "0"
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,17 @@ def add(
         batch_size: images that the encoder is given at a time.
 
     Raises:
-        UserError: there is no such path, no image can be read, or the index folder is none, or damaged.
+        UserError: there is no such path, no image can be read, or the index folder is none, is damaged or has
+            no encoder.
         MachineError: another process is writing the folder.
     """
+    if IndexFolder(path).read_card().encoder_sha256 is None:
+        raise no_encoder(path)
     total = count_images(paths)
     with next_generation(path) as generation:
         card = generation.card
+        if card.encoder_sha256 is None:  # it was replaced meanwhile
+            raise no_encoder(path)
         encoder = Encoder.open(generation.old.encoder, device)
         generation.old.check(generation.old.encoder, encoder.sha256, card.encoder_sha256)
         known = _digests(generation.live)
@@ -123,11 +132,11 @@ def _write(generation: NextGeneration, arrivals: Arrivals) -> None:
 
 
 def _digests(live: Live) -> NDArray[np.bytes_]:
-    """The sha256 of the images that are there, S32 [N], sorted."""
+    """The sha256 of the images that are there, S32 [N], sorted; where it is not known, that of none."""
     digests = [np.empty(0, dtype="S32")]
     for part in live.parts:
         for table in part.catalog.tables(("sha256",)):
-            text = "".join(table.column(0).to_pylist())
+            text = "".join(sha256 or _NO_IMAGE for sha256 in table.column(0).to_pylist())
             digests.append(np.frombuffer(bytes.fromhex(text), dtype="S32"))
     every = np.concatenate(digests)
     return np.sort(every if live.is_live is None else every[live.is_live])

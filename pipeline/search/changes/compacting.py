@@ -16,6 +16,7 @@ from pipeline.search.building.tuning import Asked, Point, certify, set_search_pa
 from pipeline.search.changes.next_generation import next_generation
 from pipeline.search.changes.segments import left_of, write_part
 from pipeline.search.files.card import BASE, IndexCard
+from pipeline.search.files.faiss_file import read_faiss
 from pipeline.search.index_folder import IndexFolder
 from pipeline.search.rows import KeepsNoEmbeddingsError, Rows, read_rows, sample_rows
 
@@ -89,7 +90,7 @@ def compact(path: Path) -> Compacted:
 
 def _refilled(folder: IndexFolder, card: IndexCard, embeddings: Sequence[Rows]) -> tuple[faiss.Index, Point]:
     """The base with other embeddings in it, and what it reaches with which parameters."""
-    index = faiss.read_index(str(folder.index))  # into memory: what is mapped cannot be emptied
+    index = read_faiss(folder.index, into_memory=True)
     index.reset()
     count = sum(len(part) for part in embeddings)
     asked = sample_rows(count, min(_NUM_QUERIES, count // HELD_OUT_AT_MOST), _SEED)

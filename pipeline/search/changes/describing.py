@@ -18,7 +18,8 @@ def describe(path: Path) -> dict[str, Any]:
 
     Returns:
         generation, images, base (images of it), segments (a name and images each), removed, next_id, factory,
-        search_parameters, recall_at_10, target_recall, dimension, encoder (name, version, sha256),
+        search_parameters, recall_at_10, target_recall, dimension, encoder (name, version, sha256;
+        None where there is none),
         thumbnails (size in pixels, and bytes; None where there are none), bytes (of the folder), and
         compact_pays: whether more than a tenth of it is added or removed.
 
@@ -31,7 +32,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 def _describe(folder: IndexFolder) -> dict[str, Any]:
     card = folder.read_card()
-    encoder = Encoder.open(folder.encoder, "cpu")
+    encoder = None if card.encoder_sha256 is None else Encoder.open(folder.encoder, "cpu")
     sizes = {file: file.stat().st_size for file in [folder.card, *folder.named_by(card)]}
     thumbnails = [folder.files_of(part.name).thumbnails for part in card.parts()]
     added = sum(segment.count for segment in card.segments)
@@ -51,7 +52,9 @@ def _describe(folder: IndexFolder) -> dict[str, Any]:
             "name": encoder.metadata.get("name"),
             "version": encoder.metadata.get("version"),
             "sha256": card.encoder_sha256,
-        },
+        }
+        if encoder is not None
+        else None,
         "thumbnails": {
             "size": card.thumbnail_size,
             "bytes": sum(sizes.get(file, 0) for file in thumbnails),

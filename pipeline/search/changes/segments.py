@@ -14,7 +14,8 @@ from pipeline.arrays import create_array
 from pipeline.artifacts import sha256_of
 from pipeline.search.files.card import PartCard
 from pipeline.search.files.catalog import CatalogWriter
-from pipeline.search.index_folder import IndexFolder, write_sealed, write_thumbnails
+from pipeline.search.files.faiss_file import write_sealed
+from pipeline.search.index_folder import IndexFolder, write_thumbnails
 from pipeline.search.live import Live, Part
 from pipeline.search.rows import Chosen, Rows, chunks
 

@@ -63,10 +63,10 @@ def _verify(folder: IndexFolder, card: IndexCard) -> Verified:
         return Verified(faults, None, card)
     try:
         live = Live.open(folder, card)
-        encoder = Encoder.open(folder.encoder, "cpu")
+        encoder = None if card.encoder_sha256 is None else Encoder.open(folder.encoder, "cpu")
     except UserError as error:
         return Verified([str(error)], None, card)
-    if encoder.dim != card.dimension:
+    if encoder is not None and encoder.dim != card.dimension:
         faults.append(f"{folder.encoder}: of {encoder.dim} dimensions, the index is of {card.dimension}")
     if not (np.diff(live.ids) > 0).all():
         faults.append(f"{folder.path}: the ids of its catalogs do not ascend")

@@ -51,9 +51,11 @@ class IndexCard:
     Attributes:
         index_sha256: of images.faiss.
         index_seal: see `PartCard`.
-        encoder_sha256: of encoder.onnx, whose embeddings are in the index.
+        encoder_sha256: of encoder.onnx, whose embeddings are in the index; None where there is none, and
+            vectors alone are searched with.
         catalog_sha256: of catalog.parquet.
         manifest_sha256: of data/images/manifest.parquet as it was; the pictures beside it are the index's.
+            None where the chain made none.
         dimension: D.
         count: N, of the images that can be found.
         factory: FAISS's factory string, of images.faiss.
@@ -75,9 +77,9 @@ class IndexCard:
 
     index_sha256: str
     index_seal: str
-    encoder_sha256: str
+    encoder_sha256: str | None
     catalog_sha256: str
-    manifest_sha256: str
+    manifest_sha256: str | None
     dimension: int
     count: int
     factory: str

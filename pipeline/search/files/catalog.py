@@ -23,11 +23,19 @@ _OF_FEW_WORDS = ["split", "class_name"]
 _GROUPS_KEPT = 64  # 4,194,304 images, about 150 MB with names of 30 letters
 
 
-def write_catalog(path: Path, manifest: "pd.DataFrame") -> None:
-    """Writes the columns of the manifest that an answer names, as Parquet, in the order of the ids."""
-    table = pyarrow.Table.from_pandas(manifest[list(COLUMNS)], SCHEMA, preserve_index=False)
-    # without pandas' metadata: who reads it needs no pandas
-    pyarrow.parquet.write_table(table.replace_schema_metadata(None), path, row_group_size=_ROWS_A_GROUP)
+def write_catalog(path: Path, rows: "pd.DataFrame | Iterator[pyarrow.Table]") -> None:
+    """Writes what an answer names as Parquet, in the order of the ids.
+
+    Args:
+        path: of the file.
+        rows: the manifest, or tables of `SCHEMA`, of which one is in memory at a time.
+    """
+    if not isinstance(rows, Iterator):
+        table = pyarrow.Table.from_pandas(rows[list(COLUMNS)], SCHEMA, preserve_index=False)
+        rows = iter([table.replace_schema_metadata(None)])  # pandas' own: who reads it needs no pandas
+    with CatalogWriter(path) as catalog:
+        for each in rows:
+            catalog.add(each)
 
 
 class CatalogWriter:

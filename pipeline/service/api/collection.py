@@ -11,7 +11,7 @@ from pipeline.errors import UserError
 from pipeline.search.image_index import ImageIndex
 from pipeline.service.api import schemas
 from pipeline.service.api.answers import as_json
-from pipeline.service.api.work import Workshop
+from pipeline.service.api.work import NO_ENCODER, Workshop
 from pipeline.service.problems import Problem
 
 _THUMBNAILS_STAY_S = 300
@@ -75,7 +75,10 @@ def router_of(workshop: Workshop) -> APIRouter:
     @router.get("/model", **schemas.MODEL)
     async def model() -> Response:
         """The encoder: what its file says of itself."""
-        encoder = workshop.generations.current.encoder
+        index = workshop.generations.current
+        if not index.has_encoder:
+            raise Problem(404, "no encoder", NO_ENCODER)
+        encoder = index.encoder
         return as_json(encoder.metadata | {"sha256": encoder.sha256, "provider": encoder.provider})
 
     return router
@@ -89,6 +92,7 @@ def _described(index: ImageIndex, workshop: Workshop) -> dict[str, Any]:
         "count": len(index),
         "classes": index.classes,
         "splits": index.splits,
+        "encoder": index.has_encoder,
         "thumbnails": index.card.thumbnail_size > 0,
         "dimension": index.card.dimension,
         "limits": {name: asdict(limits)[name] for name in ("k", "images", "rows", "body_bytes", "pixels")},

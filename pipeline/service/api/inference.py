@@ -17,9 +17,10 @@ from fastapi.responses import Response
 from numpy.typing import NDArray
 
 from pipeline.encoder.runtime import INPUT_NAME, OUTPUT_NAME, Encoder
+from pipeline.search.image_index import ImageIndex
 from pipeline.service.api.answers import as_json
 from pipeline.service.api.bodies import body_of, json_of
-from pipeline.service.api.work import Workshop
+from pipeline.service.api.work import NO_ENCODER, Workshop
 from pipeline.service.limits import Limits
 from pipeline.service.problems import Problem
 
@@ -51,10 +52,11 @@ def router_of(workshop: Workshop) -> APIRouter:
 
         @router.get(path)
         async def metadata() -> Response:
-            return as_json(_metadata(workshop.generations.current.encoder))
+            return as_json(_metadata(_encoder_of(workshop.generations.current)))
 
         @router.get(f"{path}/ready")
         async def model_ready() -> Response:
+            _encoder_of(workshop.generations.current)
             return as_json({"name": MODEL, "ready": True})
 
         @router.post(f"{path}/infer")
@@ -62,6 +64,12 @@ def router_of(workshop: Workshop) -> APIRouter:
             return await _infer(request, workshop)
 
     return router
+
+
+def _encoder_of(index: ImageIndex) -> Encoder:
+    if not index.has_encoder:
+        raise Problem(404, "no encoder", f"there is no model {MODEL!r}: {NO_ENCODER}")
+    return index.encoder
 
 
 def _metadata(encoder: Encoder) -> dict[str, Any]:
@@ -77,9 +85,10 @@ def _metadata(encoder: Encoder) -> dict[str, Any]:
 
 async def _infer(request: Request, workshop: Workshop) -> Response:
     index = workshop.generations.current
+    encoder = _encoder_of(index)
     async with body_of(request, workshop.limits, workshop.room) as body:
         header, tensors = _split(request, body, workshop.limits)
-        pixels = _images_of(header, tensors, index.encoder, workshop.limits.images)
+        pixels = _images_of(header, tensors, encoder, workshop.limits.images)
         is_binary = _is_output_binary(header)
         with workshop.room.images(len(pixels)):
             embeddings = await workshop.done(request, index, pixels, None)

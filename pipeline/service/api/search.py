@@ -45,11 +45,7 @@ def router_of(workshop: Workshop) -> APIRouter:
         async with body_of(request, limits, workshop.room) as body:
             names, asked = _asked(request, body, id_, index, workshop)
             with workshop.room.images(len(asked)):
-                queries = (
-                    await workshop.pixels(asked, index.encoder.image_size)
-                    if isinstance(asked, list)
-                    else asked
-                )
+                queries = await workshop.pixels(asked, index) if isinstance(asked, list) else asked
                 answers = await workshop.done(request, index, queries, ask)
         return as_json(
             {
@@ -68,7 +64,7 @@ def router_of(workshop: Workshop) -> APIRouter:
         async with body_of(request, limits, workshop.room) as body:
             uploads = uploads_of(request.headers.get("content-type", ""), body, limits)
             with workshop.room.images(len(uploads)):
-                pixels = await workshop.pixels(uploads, index.encoder.image_size)
+                pixels = await workshop.pixels(uploads, index)
                 embeddings = await workshop.done(request, index, pixels, None)
         if _NPY in request.headers.get("accept", ""):
             file = io.BytesIO()

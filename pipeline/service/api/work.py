@@ -20,6 +20,11 @@ from pipeline.service.limits import Limits, Room
 from pipeline.service.problems import Problem
 from pipeline.service.telemetry import Telemetry
 
+NO_ENCODER = (
+    "this index folder has no encoder, and answers ids and embeddings alone: build it with --encoder to "
+    "search with images"
+)
+
 
 @dataclass(frozen=True)
 class Workshop:
@@ -32,12 +37,16 @@ class Workshop:
     room: Room
     telemetry: Telemetry
 
-    async def pixels(self, uploads: Sequence[Upload], size: int) -> NDArray[np.uint8]:
-        """The images of a request, uint8 [Q, size, size, 3].
+    async def pixels(self, uploads: Sequence[Upload], index: ImageIndex) -> NDArray[np.uint8]:
+        """The images of a request, uint8 [Q, H, W, 3] of the size of the index's encoder.
 
         Raises:
-            Problem: one of them is not an image that is read; the message names it.
+            Problem: one of them is not an image that is read; the message names it. Or there is no encoder.
         """
+        if not index.has_encoder:
+            # the request is right: another generation of the folder may answer it
+            raise Problem(409, "no encoder", NO_ENCODER)
+        size = index.encoder.image_size
         decoded = await asyncio.gather(
             *(self.decoders.decode(upload.content, size) for upload in uploads), return_exceptions=True
         )

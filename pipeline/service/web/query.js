@@ -17,7 +17,7 @@ export function showQuery(view, upload, row, options) {
   byId("query-picture").replaceChildren(upload ? uploaded(upload) : indexed(view, row, options));
   byId("query-words").textContent = upload ? wordsOfUpload(upload) : wordsOfRow(row);
   byId("query-note").textContent = upload ? FLEETING : row?.source ?? "";
-  byId("crop").hidden = !upload && !options.thumbnails;
+  byId("crop").hidden = !options.encoder || (!upload && !options.thumbnails);
 }
 
 function wordsOfUpload({ frame }) {

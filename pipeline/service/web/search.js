@@ -30,6 +30,7 @@ const seen = new Map(); // rows of images that were opened here, by id
 async function describeCollection(signal) {
   collection = await askJson("collection", patience(signal));
   showCollection(collection);
+  if (!collection.encoder) return;
   askJson("model").then((model) => showModel(model, collection), () => {}); // the page can do without
 }
 
@@ -135,6 +136,10 @@ async function grow({ isAsked = false } = {}) {
 }
 
 async function take(file) {
+  if (collection && !collection.encoder) {
+    pill.bad(byId("no-encoder").textContent);
+    return;
+  }
   const isCropped = byId("crop-first").checked && !byId("intake").hidden;
   if (!isCropped && isTooLarge(file, file.name)) return;
   const blob = await doing(`Reading ${file.name} …`, () => read(file).catch(() => {

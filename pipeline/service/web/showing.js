@@ -19,17 +19,20 @@ export function showModel(model, collection) {
   byId("made").textContent = `Encoder ${words} · generation ${collection.generation}`;
 }
 
-const looks = ({ thumbnails, manifest, generation }) => ({ thumbnails, manifest, generation });
+const looks = ({ encoder, thumbnails, manifest, generation }) => ({ encoder, thumbnails, manifest, generation });
 
 // All but the rows.
 export function showPlace({ view, upload, row }, collection) {
   const isAsked = isSearch(view);
-  byId("intake").hidden = isAsked;
+  byId("intake").hidden = isAsked || !collection.encoder;
+  byId("no-encoder").hidden = collection.encoder;
+  for (const id of ["another", "photograph-another"]) byId(id).hidden = !collection.encoder;
   for (const id of ["query", "query-picture", "cut-control", "tools"]) byId(id).hidden = !isAsked;
   const title = isAsked ? `What looks like ${nameOfQuery(view, upload)}` : "Find images that look alike";
   byId("title").textContent = title;
   document.title = isAsked ? `${title} – Lookalike` : "Lookalike";
-  byId("images-title").textContent = isAsked ? "The nearest first" : "Or begin with one of the collection";
+  const begin = collection.encoder ? "Or begin with one of the collection" : "Begin with one of the collection";
+  byId("images-title").textContent = isAsked ? "The nearest first" : begin;
   for (const id of ["images-title", "controls", "bar"]) byId(id).hidden = !collection.count;
   if (isAsked) showQuery(view, upload, row, looks(collection));
   byId("copy").hidden = upload !== null;

@@ -14,7 +14,7 @@ from pipeline.errors import EXIT_FAULT, UserError
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Adds images to an index folder, removes some, and says what it holds; nothing is built anew.",
+    help="Builds an index folder, adds images to it, removes some, and says what it holds.",
 )
 
 _Folder = Annotated[
@@ -60,7 +60,7 @@ def add(
         raise UserError(f"--batch-size: {batch_size} is below 1")
     if class_name is not None and not (class_name and class_name == printable(class_name)):
         raise UserError(f"--class: {printable(class_name)!r} is no name of a class")
-    _check_owner(index, force)
+    check_owner(index, force)
     added = add_images(index, paths, class_name, device, batch_size)  # type: ignore[arg-type]
     for image in added.skipped:
         print(f"{image.source}: {image.reason}", file=sys.stderr)
@@ -93,7 +93,7 @@ def remove(
     from pipeline.search.changes.removing import remove as remove_images
 
     leaving = [id_ for text in ids for id_ in _ids(text)]
-    _check_owner(index, force)
+    check_owner(index, force)
     print(f"{printable(str(index))}: {remove_images(index, leaving):,} removed")
 
 
@@ -111,7 +111,7 @@ def compact(index: _Folder = _FOLDER, force: _Force = False) -> None:
     from pipeline.collection.sources.collection import printable
     from pipeline.search.changes.compacting import compact as compact_folder
 
-    _check_owner(index, force)
+    check_owner(index, force)
     done = compact_folder(index)
     name = printable(str(index))
     if not (done.num_segments or done.num_removed):
@@ -166,7 +166,9 @@ def info(
     print(json.dumps(described, indent=2) if as_json else "\n".join(_lines(described)))
 
 
-def _check_owner(index: Path, force: bool) -> None:
+def check_owner(
+    index: Path, force: bool, mend: str = "copy the folder to another name and change that"
+) -> None:
     """Says what becomes of a change in a folder of DVC's, and refuses it unless it is forced.
 
     Raises:
@@ -180,7 +182,7 @@ def _check_owner(index: Path, force: bool) -> None:
         return
     drops = f"{printable(str(index))}: DVC owns it ({owner.name}): the next 'dvc repro' drops this change"
     if not force:
-        raise UserError(f"{drops}: copy the folder to another name and change that, or say --force")
+        raise UserError(f"{drops}: {mend}, or say --force")
     print(f"{drops}; a copy of the folder under another name keeps it", file=sys.stderr)
 
 
@@ -211,7 +213,9 @@ def _lines(described: dict[str, Any]) -> Iterator[str]:
         "removed": f"{described['removed']:,}",
         "next id": str(described["next_id"]),
         "recall@10": f"{described['recall_at_10']:.4f} of the base, target {described['target_recall']}",
-        "encoder": f"{encoder['name']} {encoder['version']}, {encoder['sha256'][:12]}",
+        "encoder": f"{encoder['name']} {encoder['version']}, {encoder['sha256'][:12]}"
+        if encoder
+        else "none: ids and embeddings alone are searched with",
         "thumbnails": f"{thumbnails['size']} px, {_bytes(thumbnails['bytes'])}" if thumbnails else "none",
         "on disk": _bytes(described["bytes"]),
         "compact": "would pay" if described["compact_pays"] else "would not pay yet",

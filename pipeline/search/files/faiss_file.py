@@ -1,0 +1,72 @@
+"""FAISS's own files: written with a seal behind them, read within the bounds of their size."""
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import faiss
+
+_SEAL_BYTES = hashlib.sha256().digest_size
+# FAISS takes the room for a table before it reads it. One of a file is no larger than the file, and no loop
+# over it has more steps than it has bytes; but for some that are computed of a small codebook.
+_TABLE_AT_LEAST = 64 << 20  # bytes
+_STEPS_AT_LEAST = 1 << 20
+_limits = threading.Lock()  # they are the process's, not the reader's
+
+
+def read_faiss(path: Path, *, into_memory: bool = False) -> faiss.Index:
+    """Reads an index, memory-mapped unless it is to be changed.
+
+    A file that claims more than it holds is refused before memory is taken for it. What FAISS would compute
+    for distances of L2 alone is left out: it is as large as 2 GiB, whatever the file.
+
+    Args:
+        path: of the file.
+        into_memory: all of it; what is mapped cannot be changed.
+
+    Raises:
+        RuntimeError: FAISS cannot read it.
+    """
+    kinds: Any = faiss  # whose type stubs lack these
+    flags = kinds.IO_FLAG_SKIP_PRECOMPUTE_TABLE | (0 if into_memory else kinds.IO_FLAG_MMAP_IFC)
+    size = path.stat().st_size if path.is_file() else 0
+    with _limits:
+        before = kinds.get_deserialization_vector_byte_limit(), kinds.get_deserialization_loop_limit()
+        kinds.set_deserialization_vector_byte_limit(max(size, _TABLE_AT_LEAST) + 1)  # it is to be below
+        kinds.set_deserialization_loop_limit(max(size, _STEPS_AT_LEAST))
+        try:
+            return faiss.read_index(str(path), flags)
+        finally:
+            kinds.set_deserialization_vector_byte_limit(before[0])
+            kinds.set_deserialization_loop_limit(before[1])
+
+
+def write_sealed(index: faiss.Index, path: Path) -> str:
+    """Writes an index, and behind it the sha256 of its bytes; gives that, in hexadecimal.
+
+    Raises:
+        OSError: the disk has no room for it.
+    """
+    digest = hashlib.sha256()
+    try:
+        # through Python's file: where the disk is full at the last bytes FAISS's own raises nothing
+        with path.open("wb") as file:
+
+            def write(content: bytes) -> int:
+                digest.update(content)
+                return file.write(content)
+
+            faiss.write_index(index, faiss.PyCallbackIOWriter(write))  # type: ignore[attr-defined]
+            file.write(digest.digest())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    return digest.hexdigest()
+
+
+def seal_of(path: Path) -> str:
+    """What a file that was written with a seal ends in."""
+    with path.open("rb") as file:
+        file.seek(-_SEAL_BYTES, os.SEEK_END)
+        return file.read().hex()
