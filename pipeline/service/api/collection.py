@@ -47,12 +47,8 @@ def router_of(workshop: Workshop) -> APIRouter:
     async def image(request: Request, id_: schemas.Id, manifest: schemas.Manifest = None) -> Response:
         """The thumbnail of an image, a JPEG."""
         index = workshop.generations.current
-        if manifest not in (None, _manifest_of(index)):
-            raise Problem(
-                404,
-                "another collection",
-                f"the manifest is {_manifest_of(index)} now: the ids name other images",
-            )
+        if manifest not in (None, now := _manifest_of(index)):
+            raise Problem(404, "another collection", f"the manifest is {now} now: ids name other images")
         try:
             content = index.thumbnail(id_)
         except UserError as error:
