@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.across_ranks import all_gather, gather
 from models.heads import prediction_mlp, projection_mlp
 from models.objective import Objective, Step, check_two_views, view_metrics
 
-# B batch, D feature, Q queue
+# B batch, b this process's part of it, D feature, Q queue
 
 
 def info_nce(anchors: Tensor, candidates: Tensor, temperature: float) -> Tensor:
@@ -191,13 +192,15 @@ class NNCLR(Objective):
         """
         check_two_views(views, "nnclr")
         # a pass for each view: f(x1), f(x2) of Algorithm 1, so that batch statistics are of one view
-        features0, features1 = (self.backbone(view) for view in views)  # [B, feature_dim]
-        z0, z1 = self.projection(features0), self.projection(features1)  # [B, D]
-        p0, p1 = self.predictor(z0), self.predictor(z1)  # [B, D]
+        features0, features1 = (self.backbone(view) for view in views)  # [b, feature_dim]
+        z0, z1 = self.projection(features0), self.projection(features1)  # [b, D]
+        p0, p1 = self.predictor(z0), self.predictor(z1)  # [b, D]
         # in float32: bfloat16 keeps 8 bits, so a logit near 10 would be off by up to 0.03
         with torch.autocast(z0.device.type, enabled=False):
-            metrics = view_metrics(z0.float(), z1.float())
-            z0, z1, p0, p1 = (F.normalize(vectors.float(), dim=1) for vectors in (z0, z1, p0, p1))
+            # of all processes, so that each has the same queue
+            z0, z1, p0, p1 = (gather(vectors.float()) for vectors in (z0, z1, p0, p1))  # [B, D]
+            metrics = view_metrics(z0, z1)
+            z0, z1, p0, p1 = (F.normalize(vectors, dim=1) for vectors in (z0, z1, p0, p1))
             nn0, nn0_labels = self.support_set.nearest(z0)
             nn1, nn1_labels = self.support_set.nearest(z1)
             metrics["neighbor_same_class"] = _agreement(labels.repeat(2), torch.cat([nn0_labels, nn1_labels]))
@@ -205,7 +208,7 @@ class NNCLR(Objective):
             if self.training:
                 # after the loss, or each view would be its own neighbour
                 self.support_set.push(z0, labels)
-            return Step(loss, metrics, features0.detach().float())
+            return Step(loss, metrics, all_gather(features0.detach().float()))
 
     def check_collection(self, num_images: int) -> None:
         """A queue larger than the collection holds every image, and each would find itself in it."""

@@ -1,6 +1,9 @@
 """What every method of self-supervision keeps to, so that the training loop never learns its name.
 
 And the monitors that the methods share: they feed metrics, never a loss. Call them outside autocast.
+
+Several processes may train one network, each with a share of every batch: what a method compares it gathers
+first (`models.across_ranks`), and compares without weights of its own.
 """
 
 from abc import ABC, abstractmethod
@@ -11,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# B batch, C channels, H height, W width, D feature
+# B batch, b the part of it that this process has, all of it where there is one process
+# C channels, H height, W width, D feature
 
 
 class Step(NamedTuple):
@@ -39,8 +43,11 @@ class Objective(nn.Module, ABC):
         """One step forward.
 
         Args:
-            views: of the same B images in the same order, each float [B, 3, H, W].
+            views: of the same b images in the same order, each float [b, 3, H, W].
             labels: int64 [B], -1 where unknown; they feed metrics, never the loss.
+
+        Returns:
+            That of the whole batch, the same in every process.
 
         Raises:
             ValueError: the method has no loss for so many views.

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.across_ranks import all_gather, gather
 from models.heads import projection_mlp
 from models.objective import Objective, Step, view_metrics
 
-# B batch, D feature, V views, N = V * B projections, P = V - 1 positives of an anchor
+# B batch, b this process's part of it, D feature, V views, N = V * B projections, P = V - 1 positives of an anchor
 
 
 def nt_xent(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
@@ -115,15 +116,16 @@ class SimCLR(Objective):
     def forward(self, views: Sequence[Tensor], labels: Tensor) -> Step:
         """As `Objective` says; the loss is in nats, the metrics are `view_metrics` of the first two views."""
         # one pass: the batch statistics span all views, as in the paper's global batch norm (sec. 2.2)
-        features_ND = self.backbone(torch.cat(list(views)))
-        z_ND = self.projection(features_ND)
+        features = self.backbone(torch.cat(list(views)))  # [V * b, feature_dim]
+        projections = self.projection(features)  # [V * b, D]
         # in float32: bfloat16 keeps 8 bits, so a logit near 10 would be off by up to 0.03
-        with torch.autocast(z_ND.device.type, enabled=False):
-            z = z_ND.float().chunk(len(views))
+        with torch.autocast(projections.device.type, enabled=False):
+            z = [gather(view) for view in projections.float().chunk(len(views))]  # each [B, D]
             # for two the one cross entropy is the paper's algorithm, and the cheaper
             loss = (
                 nt_xent(z[0], z[1], self.temperature)
                 if len(z) == 2
                 else multi_view_nt_xent(z, self.temperature)
             )
-            return Step(loss, view_metrics(z[0], z[1]), features_ND[: len(views[0])].detach().float())
+            first = all_gather(features[: len(views[0])].detach().float())
+            return Step(loss, view_metrics(z[0], z[1]), first)

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.across_ranks import all_gather, gather
 from models.heads import prediction_mlp, projection_mlp
 from models.objective import Objective, Step, check_two_views, view_metrics
 
-# B batch, D feature
+# B batch, b this process's part of it, D feature
 
 
 def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
@@ -75,14 +76,14 @@ class SimSiam(Objective):
         """As `Objective` says; the loss is in [-1, 1], the metrics are `view_metrics` of the projections."""
         check_two_views(views, "simsiam")
         # a pass for each view: the paper's batch statistics, like its code's, are of one view (Algorithm 1)
-        features0, features1 = (self.backbone(view) for view in views)  # [B, feature_dim]
-        z0, z1 = self.projection(features0), self.projection(features1)  # [B, D]
-        p0, p1 = self.predictor(z0), self.predictor(z1)  # [B, D]
+        features0, features1 = (self.backbone(view) for view in views)  # [b, feature_dim]
+        z0, z1 = self.projection(features0), self.projection(features1)  # [b, D]
+        p0, p1 = self.predictor(z0), self.predictor(z1)  # [b, D]
         # in float32: near 1, where cosines end up, the steps of bfloat16 are 0.004
         with torch.autocast(z0.device.type, enabled=False):
-            z0, z1, p0, p1 = z0.float(), z1.float(), p0.float(), p1.float()
+            z0, z1, p0, p1 = (gather(vectors.float()) for vectors in (z0, z1, p0, p1))  # [B, D]
             loss = negative_cosine(p0, z1) / 2 + negative_cosine(p1, z0) / 2
-            return Step(loss, view_metrics(z0, z1), features0.detach().float())
+            return Step(loss, view_metrics(z0, z1), all_gather(features0.detach().float()))
 
     def constant_lr_parameters(self) -> list[nn.Parameter]:
         """The predictor's, if asked for."""

@@ -130,6 +130,7 @@ class Pretrain(Section):
     method: Literal["simclr", "simsiam", "nnclr"]
     seed: Seed
     device: Device
+    processes: Count
     precision: Literal["auto", "bfloat16", "float16", "float32"]
     compile: bool
     cuda_graph: bool
@@ -166,9 +167,22 @@ class Pretrain(Section):
         return f"pretrain.{self.method}.lr", self.method_section.lr
 
     def learned(self) -> bytes:
-        """As JSON, but for those keys that change nothing in what is learned, and where its start lies."""
-        without: Any = {"checkpoint": True, "tensorboard": True, "backbone": {"weights"}}
+        """As JSON, but for those keys that change nothing in what is learned, or no more than its rounding, as
+        the number of processes does, and where its start lies."""
+        without: Any = {"processes": True, "checkpoint": True, "tensorboard": True, "backbone": {"weights"}}
         return self.model_dump_json(exclude=without).encode()
+
+    def check_processes(self, num: int) -> None:
+        """Raises ValueError where so many processes cannot train this run together."""
+        if num > 1 and self.batch_size % num:
+            raise ValueError(f"batch_size ({self.batch_size}) must be a multiple of processes ({num})")
+        if num > 1 and self.compile:
+            raise ValueError(f"compile is for one process, not for processes: {num}: set it to false")
+
+    @model_validator(mode="after")
+    def _the_processes_can_train_it(self) -> "Pretrain":
+        self.check_processes(self.processes)
+        return self
 
     @model_validator(mode="after")
     def _the_head_is_not_alone_for_all_of_it(self) -> "Pretrain":

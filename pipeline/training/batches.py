@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.training.distributed.world import ALONE, World
 from pipeline.training.pixels import Images
 
 # B batch
@@ -30,10 +31,11 @@ class Batches:
     Args:
         images: uint8 [N, H, W, 3].
         device: that the batches are for.
+        world: of each batch this rank's share is read alone.
     """
 
-    def __init__(self, images: Images, device: torch.device) -> None:
-        self._images, self._device = images, device
+    def __init__(self, images: Images, device: torch.device, world: World = ALONE) -> None:
+        self._images, self._device, self._world = images, device, world
         self._resident: Tensor | None = None
         if device.type == "cuda":
             first = images[np.zeros(1, dtype=np.int64)]
@@ -47,11 +49,15 @@ class Batches:
                     self._resident[start : start + len(rows)] = torch.from_numpy(images[rows])
 
     def read(self, batches: Iterable[Rows]) -> Iterator[tuple[Rows, Tensor]]:
-        """Each batch of rows with its images, uint8 [B, H, W, 3] on the device, in the given order."""
+        """Each batch of rows with its images, uint8 [B, H, W, 3] on the device, in the given order.
+
+        Of several ranks each gets all rows, and the images of its share.
+        """
         if self._resident is not None:
             for rows in batches:
                 # copied without waiting, or the GPU would stand still until the next step reaches it
-                yield rows, self._resident[torch.from_numpy(rows).to(self._device, non_blocking=True)]
+                own = torch.from_numpy(self._own(rows)).to(self._device, non_blocking=True)
+                yield rows, self._resident[own]
             return
         pending: deque[tuple[Rows, Future[Tensor]]] = deque()
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as reader:
@@ -62,8 +68,12 @@ class Batches:
             while pending:
                 yield self._arrived(*pending.popleft())
 
+    def _own(self, rows: Rows) -> Rows:
+        share = self._world.share(len(rows))
+        return rows if share is None else rows[share.rows]
+
     def _load(self, rows: Rows) -> Tensor:
-        batch = torch.from_numpy(self._images[rows])
+        batch = torch.from_numpy(self._images[self._own(rows)])
         return batch.pin_memory() if self._device.type == "cuda" else batch
 
     def _arrived(self, rows: Rows, batch: Future[Tensor]) -> tuple[Rows, Tensor]:

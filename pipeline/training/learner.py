@@ -1,5 +1,6 @@
 """What learns: a network under an objective, on a device, and what one batch and one step do to it."""
 
+import contextlib
 import copy
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,9 +15,11 @@ from models.frozen import freeze
 from models.methods import METHODS
 from models.objective import Step
 from models.refusal import first_line
+from models.synchronised_norm import SynchronisedBatchNorm
 from models.weights import CENTER, weights_on_cpu
 from pipeline.errors import UserError
 from pipeline.params.pretrain import Pretrain
+from pipeline.training.distributed.world import ALONE, World
 from pipeline.training.hardware.cuda_graph import Learned, RecordedStep
 from pipeline.training.hardware.machine import choose_device, keep_freed_memory, make_deterministic
 from pipeline.training.hardware.precision import precision_of
@@ -28,7 +31,7 @@ from pipeline.training.views import make_views
 from pipeline.training.weights.centering import mean_direction
 from pipeline.training.weights.start import start_weights
 
-# B batch, D feature
+# B batch, b this process's part of it, D feature
 
 
 class Learner:
@@ -37,6 +40,7 @@ class Learner:
     Args:
         images: uint8 [N, H, W, 3]; their size and the statistics of their pixels are read here.
         params: of the run.
+        world: the processes that learn together; each of them has one of these.
 
     Attributes:
         device: that all of it is on.
@@ -51,8 +55,8 @@ class Learner:
         MachineError: there is no such device.
     """
 
-    def __init__(self, images: Images, params: Pretrain) -> None:
-        self._params, self._images = params, images
+    def __init__(self, images: Images, params: Pretrain, world: World = ALONE) -> None:
+        self._params, self._images, self._world = params, images, world
         self.device = choose_device(params.device)
         image_size = images[np.zeros(1, dtype=np.int64)].shape[1]
         self.precision = precision_of(params, image_size, self.device)  # before the seed: it draws weights
@@ -76,8 +80,9 @@ class Learner:
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
         self._generator = torch.Generator(self.device).manual_seed(params.seed)
 
-        self._forward = torch.compile(objective) if params.compile else objective
-        is_recorded = self.device.type == "cuda" and params.cuda_graph and not params.compile
+        self._forward = torch.compile(objective) if params.compile else world.parallel(objective)
+        can_be_recorded = self.device.type == "cuda" and world.size == 1 and not params.compile
+        is_recorded = can_be_recorded and params.cuda_graph
         self._recorded = RecordedStep(objective, [self._generator]) if is_recorded else None
 
     @property
@@ -118,7 +123,7 @@ class Learner:
         """The scalars of a batch that teaches nothing, not even the batch norms, which count what they see.
 
         Args:
-            batch: uint8 [B, H, W, 3] on the device.
+            batch: uint8 [b, H, W, 3] on the device.
             labels: [B] on the device, or -1 where there is none.
 
         Raises:
@@ -133,7 +138,7 @@ class Learner:
         """Adds the gradient of a batch to those of the batches since the last update.
 
         Args:
-            batch: uint8 [B, H, W, 3] on the device.
+            batch: uint8 [b, H, W, 3] on the device.
             labels: [B] on the device, or -1 where there is none.
 
         Returns:
@@ -172,9 +177,12 @@ class Learner:
         return step.features, scalars(step)
 
     def _step(self, batch: Tensor, labels: Tensor, forward: Callable[..., Step]) -> Step:
-        views = make_views(batch, self._params.views, self._generator, self._params.num_views)
+        share = self._world.share(len(labels))
+        views = make_views(batch, self._params.views, self._generator, self._params.num_views, share)
         half = self.precision != "float32"
-        with torch.autocast(self.device.type, getattr(torch, self.precision), enabled=half):
+        autocast = torch.autocast(self.device.type, getattr(torch, self.precision), enabled=half)
+        synchronised = SynchronisedBatchNorm() if self._world.size > 1 else contextlib.nullcontext()
+        with autocast, synchronised:
             return forward([(view - self.mean) / self.std for view in views], labels)
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pipeline.errors import NotFiniteError
 from pipeline.params.pretrain import Pretrain
 from pipeline.training.display.progress import Progress
+from pipeline.training.distributed.world import ALONE, World
 from pipeline.training.learner import Learner
 from pipeline.training.monitoring.epoch_log import Row
 from pipeline.training.pixels import Images
@@ -22,6 +23,7 @@ def train(
     params: Pretrain,
     checkpoints: Checkpoints | None = None,
     on_epoch: Callable[[list[Row]], None] = lambda history: None,
+    world: World = ALONE,
 ) -> TrainingRun:
     """Trains a backbone on images; the labels are only asked how well it does.
 
@@ -32,6 +34,8 @@ def train(
         checkpoints: where the run goes on from, and saves itself. With them Ctrl-C and SIGTERM let the step
             end and save it.
         on_epoch: is given the history whenever it has a new row, and once when the run goes on.
+        world: the processes that train together. Each calls this, with the same images, labels and params,
+            and has the same run; all say what they have to say, and the first alone saves.
 
     Raises:
         UserError: fewer images than a batch or the method needs, a backbone that cannot be built, a collapse
@@ -42,7 +46,7 @@ def train(
     """
     if params.epochs == 0:
         return _start_alone(images, params, on_epoch)
-    run = RunUnderWay(images, labels, params, checkpoints, on_epoch)
+    run = RunUnderWay(images, labels, params, checkpoints, on_epoch, world)
     goes_on = run.begin()
     with (
         Progress(run.plan.num_steps, run.steps_done, params.epochs) as progress,
@@ -54,8 +58,8 @@ def train(
                 run.learn_epoch(progress, interrupts)
                 if run.epoch_is_whole:
                     run.end_epoch(progress)
-                if interrupts.signal is not None:
-                    run.stop(interrupts.signal)
+                if (signal := run.signal_of_any(interrupts)) is not None:
+                    run.stop(signal)
                 run.autosave.after_epoch(is_last=run.is_done)
             except NotFiniteError as error:
                 run.end_with_best(error, progress)

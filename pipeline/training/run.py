@@ -16,6 +16,7 @@ from pipeline.evaluation.intervals import Interval, paired_gain
 from pipeline.params.pretrain import Pretrain
 from pipeline.training.batches import Batches, Rows
 from pipeline.training.display.progress import Progress
+from pipeline.training.distributed.world import World
 from pipeline.training.guards import check_collapse, sphere_share
 from pipeline.training.learner import Learner
 from pipeline.training.monitoring.epoch_log import EpochLog, Row
@@ -72,15 +73,16 @@ class RunUnderWay:
         params: Pretrain,
         checkpoints: Checkpoints | None,
         on_epoch: Callable[[list[Row]], None],
+        world: World,
     ) -> None:
-        self._params, self._labels, self._on_epoch = params, labels, on_epoch
-        self._learner = learner = Learner(images, params)
+        self._params, self._labels, self._on_epoch, self._world = params, labels, on_epoch, world
+        self._learner = learner = Learner(images, params, world)
         self._start = weights_on_cpu(learner.backbone.module)
-        self._watch = Watch(images, labels, learner.backbone, learner.mean, learner.std, params)
+        self._watch = Watch(images, labels, learner.backbone, learner.mean, learner.std, params, world)
         num_images = len(self._watch.train_rows)
         learner.check_collection(num_images)
         self.plan = Plan(params, num_images)
-        self._batches = Batches(images, learner.device)
+        self._batches = Batches(images, learner.device, world)
         self._state = RunState(
             modules={**learner.modules, **self._watch.modules},
             generators={**learner.generators, "probe": self._watch.generator},
@@ -127,27 +129,36 @@ class RunUnderWay:
             features, scalars = self._learner.learn_from(batch, self._labels_of(rows))
             self._watch.teach(features, rows)
             state.log.add(scalars)
-            if number % accumulate:
-                continue
-            self._end_step(progress)
-            if interrupts.signal is not None:
+            if number % accumulate == 0 and self._end_step(progress, interrupts):
                 break
-            self.autosave.after_step()
         self.autosave.check()  # it waits for the device, so the clock counts whole steps
         state.stop_clock()
         num_views = self.plan.views_per_step * (state.step - step_before)
         # none where the run was cut off between the last step and its measuring
         self._views_per_s = num_views / (state.seconds - seconds_before) if num_views else None
 
-    def _end_step(self, progress: Progress) -> None:
+    def _end_step(self, progress: Progress, interrupts: Interrupts) -> bool:
+        """True where a signal asks for the end."""
         state = self._state
         lr = self.plan.learning_rate(state.epoch, state.step)
         self._learner.update(lr, self.plan.peak, head_alone=self.plan.head_is_alone(state.epoch))
         state.step += 1
-        if progress.step(self.plan.views_per_step):
+        # each rank has signals and clocks of its own: what one of them says holds for all
+        signal, shows, saves = self._world.most(
+            interrupts.signal or 0, progress.step(self.plan.views_per_step), self.autosave.is_due
+        )
+        if shows:
             # reading the loss waits for the device, so it is read only when it is shown
             progress.show(state.log.columns()["loss"][-1].item(), lr)
             self.autosave.check()
+        if saves and not signal:
+            self.autosave.save_within_epoch()
+        return bool(signal)
+
+    def signal_of_any(self, interrupts: Interrupts) -> int | None:
+        """The signal that a rank of this run was sent."""
+        (signal,) = self._world.most(interrupts.signal or 0)
+        return signal or None
 
     def end_epoch(self, progress: Progress) -> None:
         """The epoch is measured, shown and kept; the next one begins."""
@@ -162,7 +173,8 @@ class RunUnderWay:
 
     def _measure(self, row: Row) -> None:
         """Adds a row to the history, and puts the weights aside where the run would end with them now."""
-        state, measured = self._state, self._watch.measure()
+        state = self._state
+        row, measured = self._world.first((row, self._watch.measure()))
         state.history.append(row | measured.figures)
         if measured.hits is not None:
             state.hits["last"] = torch.from_numpy(measured.hits)
@@ -191,7 +203,7 @@ class RunUnderWay:
         """
         state = self._state
         where = f"interrupted in epoch {state.epoch} after step {state.step} of {self.plan.steps_per_epoch}"
-        if self.autosave.save():
+        if self._world.first(self.autosave.save()):  # nobody leaves before it is saved
             raise StoppedError(f"{where}; saved: the same command goes on from here", signal)
         raise StoppedError(
             f"{where}; it could not be saved: the same command goes on from the last checkpoint", signal

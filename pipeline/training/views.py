@@ -6,7 +6,7 @@ a test can give torchvision the same numbers.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.params.pretrain_views import Views
+from pipeline.training.distributed.world import Share
 from pipeline.training.resampling import crop_and_resize, rotate_and_shear
 
 # B batch, S side of the view in pixels
@@ -60,8 +61,19 @@ class ViewDraw:
     sigma: Tensor
     solarize: Tensor
 
+    def of(self, rows: NDArray[np.int64]) -> "ViewDraw":
+        """The numbers of some of the images."""
+        on_device = torch.from_numpy(rows).to(self.box.device, non_blocking=True)
+        return ViewDraw(**{field.name: getattr(self, field.name)[on_device] for field in fields(self)})
 
-def make_views(images: Tensor, params: Views, generator: torch.Generator, num_views: int = 2) -> list[Tensor]:
+
+def make_views(
+    images: Tensor,
+    params: Views,
+    generator: torch.Generator,
+    num_views: int = 2,
+    share: Share | None = None,
+) -> list[Tensor]:
     """Independent views of every image.
 
     Args:
@@ -69,16 +81,19 @@ def make_views(images: Tensor, params: Views, generator: torch.Generator, num_vi
         params: what may happen to an image, how often and how strongly.
         generator: the only source of randomness.
         num_views: of each image.
+        share: of a batch, that the images are; numbers are drawn for all of it, so that an image's views do
+            not depend on how many processes share the batch. None: they are a whole batch.
 
     Returns:
         Tensors float32 [B, 3, S, S] in [0, 1], channels_last, S = `params.size`.
     """
     pixels = images.permute(0, 3, 1, 2).float() / 255  # NHWC memory is channels_last already
     num_images, _, height, width = pixels.shape
-    return [
-        apply_view(pixels, draw_view(params, num_images, height, width, generator), params)
-        for _ in range(num_views)
-    ]
+    views = []
+    for _ in range(num_views):
+        draw = draw_view(params, share.total if share else num_images, height, width, generator)
+        views.append(apply_view(pixels, draw.of(share.rows) if share else draw, params))
+    return views
 
 
 def view_of_each(images: NDArray[np.uint8], params: Views, seed: int) -> NDArray[np.uint8]:

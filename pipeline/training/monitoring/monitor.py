@@ -17,6 +17,7 @@ from pipeline.evaluation.knn import knn_answers
 from pipeline.evaluation.label_free.spread import spread
 from pipeline.params.pretrain import Monitor, Pretrain
 from pipeline.params.pretrain_views import Views
+from pipeline.training.distributed.world import ALONE, World
 from pipeline.training.monitoring.online_probe import OnlineProbe, mild_views
 from pipeline.training.pixels import Images
 from pipeline.training.views import make_views
@@ -61,6 +62,7 @@ class Watch:
         mean: Tensor,
         std: Tensor,
         params: Pretrain,
+        world: World = ALONE,
     ) -> None:
         """
         Args:
@@ -70,8 +72,9 @@ class Watch:
             mean: of the pixels, [3, 1, 1], as in training, on that device.
             std: likewise.
             params: of the run.
+            world: the processes that train together; each computes its share of the features.
         """
-        monitor = params.monitor
+        monitor, self._world = params.monitor, world
         self.train_rows, self._holdout_rows = hold_out(labels, monitor, params.seed)
         self.cannot_choose = why_not_chosen_by(labels[self._holdout_rows])
         self._bank_rows = self.train_rows[labels[self.train_rows] != UNLABELLED][: monitor.bank_size]
@@ -113,11 +116,16 @@ class Watch:
     @torch.no_grad()
     def _features_of_mild_views(self, rows: NDArray[np.int64], views: Views) -> Tensor:
         """In eval mode: the running statistics of the batch norms are left to the unlabelled learning."""
-        batch = torch.from_numpy(self._images[rows]).to(self._mean.device, non_blocking=True)
-        (view,) = make_views(batch, views, self.generator, num_views=1)
-        with eval_mode(self._backbone):
-            features: Tensor = self._backbone((view - self._mean) / self._std)
-        return features
+        share = self._world.share(len(rows))
+
+        def features(own: NDArray[np.int64]) -> Tensor:
+            batch = torch.from_numpy(self._images[own]).to(self._mean.device, non_blocking=True)
+            (view,) = make_views(batch, views, self.generator, 1, share)
+            with eval_mode(self._backbone):
+                found: Tensor = self._backbone((view - self._mean) / self._std)
+            return found
+
+        return self._world.spread(features, rows)
 
     def measure(self) -> Measured:
         """kNN and the probe's accuracy on the held-out images, effective rank and uniformity of others.
@@ -127,7 +135,12 @@ class Watch:
         """
 
         def features(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-            found = extract_features(self._backbone, self._images, rows, self._mean, self._std)
+            found = self._world.spread(
+                lambda own: torch.from_numpy(
+                    extract_features(self._backbone, self._images, own, self._mean, self._std)
+                ),
+                rows,
+            ).numpy()
             if not np.isfinite(found).all():
                 raise NotFiniteError(
                     f"the features of the backbone are no longer finite: lower {self._lr_key} in params.yaml"

@@ -47,13 +47,17 @@ class Autosave:
         losses = self._state.log.columns().get("loss", torch.zeros(1))
         check_finite(losses, self._state.epoch, self._plan, self._newest)
 
-    def after_step(self) -> None:
-        """Saves where the last time is long enough ago; the clock of the steps stands meanwhile."""
-        if self._checkpoints is not None and time.perf_counter() - self._saved > 60 * self._params.minutes:
-            self.check()  # before the clock is stopped: the steps that it waits for count
-            self._state.stop_clock()
-            self.save()
-            self._state.start_clock()
+    @property
+    def is_due(self) -> bool:
+        """Whether the last time within an epoch is long enough ago."""
+        return self._checkpoints is not None and time.perf_counter() - self._saved > 60 * self._params.minutes
+
+    def save_within_epoch(self) -> None:
+        """Saves; the clock of the steps stands meanwhile."""
+        self.check()  # before the clock is stopped: the steps that it waits for count
+        self._state.stop_clock()
+        self.save()
+        self._state.start_clock()
 
     def after_epoch(self, *, is_last: bool) -> None:
         """Saves where so many epochs are done, and at the end, so that a finished run is not trained

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from pipeline.atomic import atomic_file
+from pipeline.training.distributed.world import ALONE, World
 from pipeline.training.resuming.kept_runs import mark_finished
 
 _KEPT = 2  # the last, and the one before should the last be damaged
@@ -23,10 +24,12 @@ class Checkpoints:
     Args:
         folder: of this run alone: its name is a hash of all that the run depends on. It lies outside the
             chain's outputs, which DVC may delete.
+        world: the processes that train together: the first writes and reads, and the others are given what
+            it has read, since they may be on other machines.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, world: World = ALONE) -> None:
+        self.folder, self._world = folder, world
 
     def save(self, state: dict[str, Any], step: int) -> None:
         """Writes the state atomically and removes all but the last two.
@@ -38,6 +41,8 @@ class Checkpoints:
         Raises:
             OSError: it could not be written; the earlier ones are whole.
         """
+        if not self._world.is_first:
+            return
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()
@@ -52,15 +57,21 @@ class Checkpoints:
         A damaged file is set aside under the name `*.damaged`, with a line on stderr, and the one before it
         is taken.
         """
+        content = self._world.first(self._newest_whole() if self._world.is_first else None)
+        if content is None:
+            return False
+        into(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+        return True
+
+    def _newest_whole(self) -> bytes | None:
         for path in reversed(self._files()):
             content = path.read_bytes()
             if path.stem.endswith(_hash(content)):
-                into(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
-                return True
+                return content
             aside = path.with_suffix(".damaged")
             path.replace(aside)
             tqdm.write(f"warning: checkpoint set aside, it is damaged: {aside}", file=sys.stderr)
-        return False
+        return None
 
     def newest(self) -> Path | None:
         """The file that the run would go on from."""

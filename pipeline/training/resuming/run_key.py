@@ -18,12 +18,24 @@ _DIGITS = 16
 
 
 def run_name(
-    params: Pretrain, collection: Mapping[str, Any], labels: NDArray[np.int64], weights_sha256: str | None
+    params: Pretrain,
+    collection: Mapping[str, Any],
+    labels: NDArray[np.int64],
+    weights_sha256: str | None,
+    num_threads: int | None = None,
 ) -> str:
     """The key of a run and the kind of machine, like `0123456789abcdef-cpu-bfloat16-2-threads`.
 
     Another device, another precision or, on the CPU, another number of threads adds in another order or to
-    other digits, so none goes on from what another has begun.
+    other digits, so none goes on from what another has begun. Another number of processes adds in another
+    order too, and does: a long run should not depend on how many GPUs are free.
+
+    Args:
+        params: of the run.
+        collection: what collection.json says.
+        labels: [N].
+        weights_sha256: of the weights that the run begins with; None where they are random.
+        num_threads: of all its processes on this machine; None: as many as torch has here.
 
     Raises:
         MachineError: there is no such device.
@@ -31,7 +43,7 @@ def run_name(
     device = choose_device(params.device)
     kind = f"{device.type}-{precision_of(params, collection['image_size'], device)}"
     if device.type == "cpu":
-        kind += f"-{torch.get_num_threads()}-threads"
+        kind += f"-{num_threads or torch.get_num_threads()}-threads"
     return f"{run_key(params, collection, labels, weights_sha256)}-{kind}"
 
 

@@ -82,7 +82,8 @@ class RunState:
             "modules": {name: module.state_dict() for name, module in self._modules.items()},
             "generators": {name: generator.get_state() for name, generator in self._generators.items()},
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            # of this process's GPU alone: there may be another number of them when the run goes on
+            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             "shuffle": json.dumps(self._before_shuffle),  # integers of 128 bits
             "epoch": self.epoch,
             "step": self.step,
@@ -100,8 +101,8 @@ class RunState:
         for name, generator in self._generators.items():
             generator.set_state(state["generators"][name])
         torch.set_rng_state(state["torch"])
-        if state["cuda"]:
-            torch.cuda.set_rng_state_all(state["cuda"])
+        if state["cuda"] is not None:
+            torch.cuda.set_rng_state(state["cuda"])
         self._shuffle.bit_generator.state = self._before_shuffle = json.loads(state["shuffle"])
         self.epoch, self.step = state["epoch"], state["step"]
         self.log = EpochLog(state["log"])
