@@ -27,7 +27,7 @@ def gather(rows: Tensor) -> Tensor:
     """
     if num_ranks() == 1:
         return rows
-    gathered: Tensor = _Gather.apply(rows)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _Gather.apply(rows)
     return gathered
 
 
@@ -38,7 +38,7 @@ class _Gather(torch.autograd.Function):
         return all_gather(rows)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
         return total.narrow(0, dist.get_rank() * ctx.num_rows, ctx.num_rows)

@@ -13,7 +13,8 @@ from models.across_ranks import all_gather, gather
 from models.heads import projection_mlp
 from models.objective import Objective, Step, view_metrics
 
-# B batch, b this process's part of it, D feature, V views, N = V * B projections, P = V - 1 positives of an anchor
+# B batch, b this process's part of it, D feature, V views, N = V * B projections
+# P = V - 1 positives of an anchor
 
 
 def nt_xent(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:

@@ -46,7 +46,7 @@ def _batch_norm(
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
             unbiased = variance * (num_values / max(num_values - 1, 1))
             running_var.lerp_(unbiased.to(running_var.dtype), momentum)
-    normed: Tensor = _Normalise.apply(input, scale, shift, mean, variance, num_values, eps)  # type: ignore[no-untyped-call]
+    normed: Tensor = _Normalise.apply(input, scale, shift, mean, variance, num_values, eps)
     return normed
 
 
@@ -89,7 +89,7 @@ class _Normalise(torch.autograd.Function):
         return torch.native_batch_norm(pixels, scale, shift, mean, variance, False, 0.0, eps)[0]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         pixels, scale, mean, variance = ctx.saved_tensors
         # as if the statistics were constants; then what their own gradients add
         through, of_scale, of_shift = torch.ops.aten.native_batch_norm_backward(

@@ -2,10 +2,11 @@
 
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGINT
+from typing import NoReturn
 
 # The modules of the extra `train`, which a search does without.
 TRAINING_STACK = (
@@ -89,43 +90,51 @@ _OS_MENDS = {
 }
 
 
+def say_on_stderr(message: str) -> None:
+    """The one line that a person is told."""
+    print(f"error: {message}", file=sys.stderr)
+
+
 @contextmanager
-def plain_errors() -> Iterator[None]:
+def plain_errors(say: Callable[[str], None] = say_on_stderr) -> Iterator[None]:
     """Turns the errors that a person can act on into one line on stderr and an exit code.
 
     A `UserError` exits with 2; a `MachineError`, an `OSError` (disk full, no permission), a memory that is
     full or a package of the training stack that is not installed with 1; Ctrl-C with 130. Anything else is
     a bug and keeps its traceback.
+
+    Args:
+        say: is given the line.
     """
+
+    def leave(message: str, code: int) -> NoReturn:
+        say(message)
+        sys.exit(code)
+
     try:
         yield
     except UserError as error:
-        _leave(str(error), EXIT_MISTAKE)
+        leave(str(error), EXIT_MISTAKE)
     except MachineError as error:
-        _leave(str(error), EXIT_FAULT)
+        leave(str(error), EXIT_FAULT)
     except StoppedError as error:
-        _leave(str(error), EXIT_BY_SIGNAL + error.signal_number)
+        leave(str(error), EXIT_BY_SIGNAL + error.signal_number)
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         if module not in TRAINING_STACK:
             raise
-        _leave(needs_training_stack(module), EXIT_FAULT)
+        leave(needs_training_stack(module), EXIT_FAULT)
     except BrokenPipeError:
         # `lookalike query ... | head`: the reader left; there is no one to tell.
         sys.stderr.close()
         sys.exit(EXIT_FAULT)
     except MemoryError:
-        _leave("this machine's memory is full: end other programs, or ask for less", EXIT_FAULT)
+        leave("this machine's memory is full: end other programs, or ask for less", EXIT_FAULT)
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
-        _leave(where + _OS_MENDS.get(error.errno or 0, error.strerror or str(error)), EXIT_FAULT)
+        leave(where + _OS_MENDS.get(error.errno or 0, error.strerror or str(error)), EXIT_FAULT)
     except KeyboardInterrupt:
-        _leave(
+        leave(
             "interrupted; what stood before is untouched, the same command starts again",
             EXIT_BY_SIGNAL + SIGINT,
         )
-
-
-def _leave(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)

@@ -23,6 +23,9 @@ from pipeline.provenance.loaded import Loaded
 from pipeline.provenance.recorded import recorded_outputs
 from pipeline.training.display.live import LivePlots
 from pipeline.training.display.views_picture import draw_views
+from pipeline.training.distributed.joining import Seat, check_machine, joined, torchrun_seat
+from pipeline.training.distributed.ranks import run_ranks
+from pipeline.training.distributed.world import World
 from pipeline.training.guards import machine_errors
 from pipeline.training.loop import train
 from pipeline.training.resuming.checkpoint import Checkpoints
@@ -37,19 +40,50 @@ CHECKPOINTS = SCRATCH / "checkpoints"
 
 
 def main() -> None:
+    params = load_params().pretrain
+    seat = torchrun_seat()
+    if seat is None and params.epochs and params.processes > 1:
+        check_machine(params, params.processes)
+        run_ranks(pretrain, params.processes)
+    else:
+        pretrain(seat)
+
+
+def pretrain(seat: Seat | None) -> None:
+    """The stage, in one process of a run; None: the only one."""
     loaded = Loaded("pretrain", section="pretrain")
     params = load_params().pretrain
     data = Artifacts()
+    with joined(params, seat) as world:
+        if world.is_first:
+            lead(world, params, data, loaded)
+        else:
+            follow(world, params, data)
+
+
+def follow(world: World, params: Pretrain, data: Artifacts) -> None:
+    """The training alone, in a process that writes nothing."""
+    collection, (images, labels) = data.read_collection(), read_splits(data, params)
+    name = run_name(params, collection, labels, check_start(params.backbone, data), world.num_threads)
+    check_alike(world, name)
+    with machine_errors(params):
+        train(images, labels, params, Checkpoints(CHECKPOINTS / name, world), world=world)
+
+
+def lead(world: World, params: Pretrain, data: Artifacts, loaded: Loaded) -> None:
+    """The training, and all that comes of it."""
     collection = data.read_collection()
     images, labels = read_splits(data, params)
     weights_sha256 = check_start(params.backbone, data)
     with atomic_folder(data.pretrain, loaded.check) as folder:
-        checkpoints = open_checkpoints(run_name(params, collection, labels, weights_sha256))
+        name = run_name(params, collection, labels, weights_sha256, world.num_threads)
+        check_alike(world, name)
+        checkpoints = open_checkpoints(name, world)
         started = time.perf_counter()
         with LivePlots(LIVE, tensorboard=params.tensorboard) as plots, machine_errors(params):
             if params.epochs:
                 write_picture(draw_views(images, params), LIVE / "views.png")
-            run = train(images, labels, params, checkpoints, plots.show)
+            run = train(images, labels, params, checkpoints, plots.show, world)
         seconds = time.perf_counter() - started
         # one key: safetensors writes several in an order that changes from run to run
         metadata = {"lookalike": json.dumps(card_of(run, params, collection, weights_sha256))}
@@ -66,6 +100,7 @@ def main() -> None:
             "views_per_s": round(run.views_per_s, 1),
             "device": run.device,
             "precision": run.precision,
+            "processes": world.size,
             "num_threads": torch.get_num_threads(),
             "torch": torch.__version__,
         },
@@ -89,9 +124,22 @@ def read_splits(data: Artifacts, params: Pretrain) -> tuple[Stacked, NDArray[np.
     return Stacked([data.read_images(split) for split in splits]), labels
 
 
-def open_checkpoints(name: str) -> Checkpoints:
+def check_alike(world: World, name: str) -> None:
+    """Holds that all processes train the run of this name.
+
+    Raises:
+        UserError: this one would train another than the first.
+    """
+    if name != world.first(name):
+        raise UserError(
+            f"process {world.rank + 1} of {world.size} has other params, images, code or another kind of "
+            "machine than the first: give all machines the same project and data"
+        )
+
+
+def open_checkpoints(name: str, world: World) -> Checkpoints:
     """Those of the run of this name; those that nothing goes on from are removed."""
-    checkpoints = Checkpoints(CHECKPOINTS / name)
+    checkpoints = Checkpoints(CHECKPOINTS / name, world)
     for old in prune(CHECKPOINTS, recorded_outputs(), checkpoints.folder):
         print(
             f"pretrain: checkpoints of a run that nobody went back to are removed: {old.folder}", flush=True

@@ -167,8 +167,10 @@ class Pretrain(Section):
         return f"pretrain.{self.method}.lr", self.method_section.lr
 
     def learned(self) -> bytes:
-        """As JSON, but for those keys that change nothing in what is learned, or no more than its rounding, as
-        the number of processes does, and where its start lies."""
+        """As JSON, but for those keys that change nothing in what is learned, and where its start lies.
+
+        The number of processes changes its rounding alone.
+        """
         without: Any = {"processes": True, "checkpoint": True, "tensorboard": True, "backbone": {"weights"}}
         return self.model_dump_json(exclude=without).encode()
 

@@ -41,10 +41,12 @@ class World:
     Attributes:
         rank: from 0; the first writes, the others learn.
         size: how many there are.
+        num_threads: of all of them on this machine; None: as many as torch has in this one.
     """
 
     rank: int = 0
     size: int = 1
+    num_threads: int | None = None
 
     @property
     def is_first(self) -> bool:
