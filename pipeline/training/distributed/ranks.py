@@ -1,5 +1,6 @@
 """The processes of a run on this machine: started, watched and ended together."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -59,9 +60,10 @@ class _Ranks:
         context = get_context("spawn")
         pipes = [context.Pipe(duplex=False) for _ in seats]
         self._reports = [reader for reader, _ in pipes]
+        self._writers = [writer for _, writer in pipes]
         self._processes: list[SpawnProcess] = [
             context.Process(target=_rank, args=(work, seat, writer), name=f"rank {seat.rank}")
-            for seat, (_, writer) in zip(seats, pipes, strict=True)
+            for seat, writer in zip(seats, self._writers, strict=True)
         ]
         self._signal: int | None = None
         self._signalled = 0.0
@@ -71,8 +73,9 @@ class _Ranks:
         # The terminal's Ctrl-C is for this process, which passes it on; what it starts inherits the mask.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
-            for process in self._processes:
+            for process, writer in zip(self._processes, self._writers, strict=True):
                 process.start()
+                writer.close()  # so that a pipe ends with its process
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
@@ -120,8 +123,7 @@ class _Ranks:
         codes = [process.exitcode or 0 for process in self._processes]
         if not any(codes):
             return
-        said = {rank: pipe.recv() for rank, pipe in enumerate(self._reports) if pipe.poll()}
-        own = {rank: line for rank, line in said.items() if line != LOST}
+        own = {rank: line for rank, line in self._said() if line != LOST}
         killed = [rank for rank in self._failed_first if codes[rank] < 0]
         if self._signal is not None:
             say_on_stderr(own.get(0, "interrupted; the same command goes on from the last checkpoint"))
@@ -138,6 +140,12 @@ class _Ranks:
             say_on_stderr(own[rank])
             sys.exit(codes[rank])
         sys.exit(EXIT_FAULT)  # a traceback has said it
+
+
+    def _said(self) -> Iterator[tuple[int, str]]:
+        for rank, reports in enumerate(self._reports):
+            with contextlib.suppress(EOFError):  # it ended without a word
+                yield rank, reports.recv()
 
 
 def _rank(work: Work, seat: Seat, reports: Any) -> None:
