@@ -1,18 +1,32 @@
 """Two processes with half of each batch are one process with all of it, up to rounding."""
 
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.across_ranks import gather
 from models.synchronised_norm import SynchronisedBatchNorm
+from pipeline.errors import NotFiniteError, StoppedError
+from pipeline.params.pretrain import Pretrain
+from pipeline.params.reader import Params
+from pipeline.training import learner
 from pipeline.training.distributed.world import ALONE, World
+from pipeline.training.loop import train
+from pipeline.training.resuming.checkpoint import Checkpoints
 from tests.processes import start
 from tests.test_methods import SECTIONS, build
+from tests.tiny_run import LABELS, TINY, changed, changed_run, striped_images
 
 NUM_RANKS = 2
 # relative to the length of the whole: digits of the type, and two to spare
@@ -91,7 +105,60 @@ def gathered(world: World) -> dict[str, Tensor]:
     return {"whole": whole.detach(), "gradient": part.grad}
 
 
-def of_rank(rank: int, folder: Path) -> None:
+@contextmanager
+def in_batch(number: int, happens: Callable[[list[Tensor]], list[Tensor]]) -> Iterator[None]:
+    """In the block something happens to the views of batch `number`, from 0, which is epoch 0's."""
+    make_views, calls = learner.make_views, iter(range(10**6))
+
+    def views(*arguments: Any) -> list[Tensor]:
+        made = make_views(*arguments)
+        return happens(made) if next(calls) == number else made
+
+    learner.make_views = views
+    yield
+    learner.make_views = make_views
+
+
+def sends_itself_a_signal(views: list[Tensor]) -> list[Tensor]:
+    os.kill(os.getpid(), signal.SIGTERM)
+    return views
+
+
+def breaks_down(views: list[Tensor]) -> list[Tensor]:
+    return [view * torch.nan for view in views]
+
+
+def runs(params: Pretrain, images: NDArray[np.uint8], folder: Path, world: World) -> dict[str, Any]:
+    """A run; the same stopped by a signal to the last rank alone, and gone on; one that a rank breaks."""
+    is_last = world.rank == world.size - 1
+    undisturbed = train(images, LABELS, params, world=world)
+    checkpoints = Checkpoints(folder / "stopped", world)
+    said = []
+    with (
+        in_batch(2, sends_itself_a_signal) if is_last else nullcontext(),
+        pytest.raises(StoppedError) as error,
+    ):
+        train(images, LABELS, params, checkpoints, world=world)
+    said.append(str(error.value))
+    if world.is_first:
+        shutil.copytree(folder / "stopped", folder / "for one")
+    gone_on = train(images, LABELS, params, checkpoints, world=world)
+    with in_batch(5, breaks_down) if is_last else nullcontext(), pytest.raises(NotFiniteError) as broken:
+        train(images, LABELS, params, world=world)
+    said.append(str(broken.value))
+    kept = changed_run(params, **{"keep": "best", "monitor.holdout_fraction": 0.6, "batch_size": 8})
+    with in_batch(5, breaks_down) if is_last else nullcontext():
+        best = train(images, LABELS, kept, world=world)
+    return {
+        "history": undisturbed.history,
+        "backbone": undisturbed.backbone,
+        "gone on": gone_on.backbone,
+        "said": said,
+        "kept": (best.kept_epoch, len(best.history)),
+    }
+
+
+def of_rank(rank: int, folder: Path, params: Pretrain, images: NDArray[np.uint8]) -> None:
     """In a process of its own: all that these tests compare, to a file."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=NUM_RANKS)
@@ -102,6 +169,7 @@ def of_rank(rank: int, folder: Path) -> None:
         "gathered": gathered(world),
         "first": world.first({"rank": rank}),
         "most": world.most(rank, 7 - rank),
+        "runs": runs(params, images, folder, world),
         "spread": world.spread(lambda rows: torch.from_numpy(rows), torch.arange(5).numpy() * 10),
     }
     torch.save(done, folder / f"{rank}.pt")
@@ -109,9 +177,28 @@ def of_rank(rank: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    processes = [start(of_rank, rank, folder) for rank in range(NUM_RANKS)]
+def stripes() -> NDArray[np.uint8]:
+    return striped_images()
+
+
+@pytest.fixture(scope="module")
+def run_params(params: Params) -> Pretrain:
+    """Three epochs of three steps, with everything that a rank could do its own way."""
+    exact = {"device": "cpu", "precision": "float32", "optimizer.clip_norm": 1.0, "epochs": 3}
+    return changed(
+        params,
+        **TINY | exact | {"monitor.probe.views": "mild", "backbone.name": "resnet10", "optimizer.lr": 0.01},
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path, run_params: Pretrain, stripes: NDArray[np.uint8]) -> list[dict[str, Any]]:
+    processes = [start(of_rank, rank, folder, run_params, stripes) for rank in range(NUM_RANKS)]
     for process in processes:
         process.join()
         assert process.exitcode == 0
@@ -181,3 +268,44 @@ def test_ranks_agree_and_share(ranks: list[dict[str, Any]]) -> None:
         assert rank["first"] == {"rank": 0}
         assert rank["most"] == (1, 7)
         assert rank["spread"].tolist() == [0, 10, 20, 30, 40]  # the sixth is none
+
+
+def test_a_run_of_two_ranks_is_the_run_of_one(
+    run_params: Pretrain, stripes: NDArray[np.uint8], ranks: list[dict[str, Any]]
+) -> None:
+    alone = train(stripes, LABELS, run_params)
+    first, second = (rank["runs"] for rank in ranks)
+    assert first["history"] == second["history"]
+    for row, expected in zip(first["history"], alone.history, strict=True):
+        assert row.keys() == expected.keys()
+        for name, value in expected.items():
+            assert row[name] == pytest.approx(value, abs=1e-3), name
+    assert_close(flat(first["backbone"]), flat(alone.backbone))
+
+
+def test_a_signal_to_one_rank_ends_all_after_the_same_step_and_the_run_goes_on_to_the_same_bytes(
+    ranks: list[dict[str, Any]],
+) -> None:
+    for rank in ranks:
+        assert rank["runs"]["said"][0].startswith("interrupted in epoch 1 after step 2 of 3; saved")
+        for name, weight in rank["runs"]["backbone"].items():
+            assert torch.equal(rank["runs"]["gone on"][name], weight), name
+
+
+def test_what_two_ranks_began_one_goes_on_with(
+    run_params: Pretrain,
+    stripes: NDArray[np.uint8],
+    folder: Path,
+    ranks: list[dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = train(stripes, LABELS, run_params, Checkpoints(folder / "for one"))
+    assert "goes on in epoch 1, after step 2 of 3" in capsys.readouterr().out
+    assert_close(flat(run.backbone), flat(ranks[0]["runs"]["backbone"]))
+
+
+def test_a_loss_that_one_rank_breaks_ends_all_alike(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        assert "no longer finite in epoch 2, at step 2 of 3" in rank["runs"]["said"][1]
+        assert rank["runs"]["kept"] == ranks[0]["runs"]["kept"]
+        assert rank["runs"]["kept"][1] == 2  # the start, and the one whole epoch

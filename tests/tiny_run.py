@@ -10,6 +10,17 @@ from pipeline.params.pretrain import Pretrain
 from pipeline.params.reader import Params
 
 LABELS = np.repeat(np.arange(3), 20)
+TINY = {
+    "epochs": 2,
+    "batch_size": 16,
+    "backbone.width": 4,
+    "views.size": 16,
+    "views.color_jitter.p": 0.0,
+    "views.blur.p": 0.0,
+    "optimizer.lr": 0.05,
+    "optimizer.warmup_epochs": 1.0,
+    "monitor.bank_size": 20,
+}
 
 
 def changed(params: Params, **changes: Any) -> Pretrain:
@@ -30,24 +41,15 @@ def changed_run(params: Pretrain, **changes: Any) -> Pretrain:
 @pytest.fixture
 def tiny(params: Params) -> Pretrain:
     """Two epochs of three steps, in a second, whatever the default run may be."""
-    return changed(
-        params,
-        **{
-            "epochs": 2,
-            "batch_size": 16,
-            "backbone.width": 4,
-            "views.size": 16,
-            "views.color_jitter.p": 0.0,
-            "views.blur.p": 0.0,
-            "optimizer.lr": 0.05,
-            "optimizer.warmup_epochs": 1.0,
-            "monitor.bank_size": 20,
-        },
-    )
+    return changed(params, **TINY)
 
 
 @pytest.fixture
 def images() -> NDArray[np.uint8]:
+    return striped_images()
+
+
+def striped_images() -> NDArray[np.uint8]:
     """Stripes, dots and noise in three classes: something to tell apart."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 60, (60, 16, 16, 3), dtype=np.uint8)
