@@ -29,9 +29,12 @@ def test_params_images_and_labels_are_part_of_the_name(params: Params) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"checkpoint.minutes": 1.0, "checkpoint.epochs": 9}, {"tensorboard": True}]
+    "changes",
+    [{"checkpoint.minutes": 1.0, "checkpoint.epochs": 9}, {"tensorboard": True}, {"processes": 2}],
 )
-def test_how_often_a_run_is_saved_and_shown_is_not(params: Params, changes: dict[str, Any]) -> None:
+def test_how_often_a_run_is_saved_and_shown_and_by_how_many_is_not(
+    params: Params, changes: dict[str, Any]
+) -> None:
     expected = run_key(params.pretrain, COLLECTION, LABELS, None)
     assert run_key(changed(params, **changes), COLLECTION, LABELS, None) == expected
 

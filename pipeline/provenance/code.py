@@ -19,6 +19,7 @@ WITHOUT_EFFECT = {
     "pipeline/params/explain.py": "how a wrong value is said; a wrong value writes nothing",
     "pipeline/evaluation/verdict.py": "says in words what figures say that stand in the metrics",
     "pipeline/training/guards.py": "stops a run or warns; what it stops writes nothing",
+    "pipeline/training/distributed/ranks.py": "starts and ends processes; what they write is their own",
     "pipeline/training/display/": "what a person sees of a run; no figure that is kept comes from it",
     "pipeline/training/resuming/autosave.py": "when a run is saved; it goes on to the same bytes",
     "pipeline/training/resuming/interrupts.py": "when a run is stopped; it goes on to the same bytes",

@@ -141,7 +141,6 @@ class _Ranks:
             sys.exit(codes[rank])
         sys.exit(EXIT_FAULT)  # a traceback has said it
 
-
     def _said(self) -> Iterator[tuple[int, str]]:
         for rank, reports in enumerate(self._reports):
             with contextlib.suppress(EOFError):  # it ended without a word
