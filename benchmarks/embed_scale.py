@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.index_changes import write_encoder
+from benchmarks.index.changes import write_encoder
 
 SIZE, DIM = 8, 128
 _ROOT = Path(__file__).resolve().parents[1]

@@ -18,7 +18,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from benchmarks.index_changes import write_encoder
+from benchmarks.index.changes import write_encoder
 from pipeline import Encoder
 from pipeline.collection.places import place_of
 from pipeline.encoder.embed_files import embed_files

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.index_changes import write_encoder
+from benchmarks.index.changes import write_encoder
 from tests.conftest import ROOT, change_params
 
 SIZE, DIM = 16, 12

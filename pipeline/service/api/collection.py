@@ -100,4 +100,4 @@ def _manifest_of(index: ImageIndex) -> str:
 
     But for images that were added to a folder before DVC made it anew: their ids are given again.
     """
-    return index.card.manifest_sha256[:12]
+    return (index.card.manifest_sha256 or index.card.catalog_sha256)[:12]
