@@ -1,5 +1,6 @@
 """`lookalike index`: what a person types, what comes back, and whose folder it is."""
 
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from pipeline.encoder import embed_each as module
 from pipeline.encoder.embed_each import Embedded, Passed, Skipped, embed_each
 from pipeline.errors import UserError
 from pipeline.images import read_image
+from pipeline.search.changes.next_generation import next_generation
 from pipeline.search.changes.owned import owner_of
 from pipeline.search.changes.verifying import verify
 from tests.conftest import ROOT
@@ -149,6 +151,24 @@ def test_a_disk_that_takes_no_more_is_told_in_plain_words(home: Path) -> None:
     said = fails(1, "lookalike", "index", "add", "many", cwd=home, before=files_of_at_most(4_096))
     assert "larger than a file may be here" in said
     assert bytes_of(home / "data/index") == before
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are two of them: that of the index folder, and that of temporary files."""
+    build(tmp_path / "index", count=8)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as Python's `write` and pyarrow's have no name
+
+    def fails(*_: object) -> None:
+        raise full
+
+    with pytest.raises(OSError, match="No space") as told, next_generation(tmp_path / "index"):
+        fails()
+    assert told.value.filename == str(tmp_path / "index")
+    monkeypatch.setattr(os, "posix_fallocate", fails)
+    encoder = Encoder.open(tmp_path / "index/encoder.onnx", "cpu")
+    with pytest.raises(OSError, match="No space") as told:
+        next(embed_each(encoder, [write_photo(tmp_path, 1)], 1, 1, "add"))
+    assert told.value.filename.endswith("/pixels.npy")
 
 
 def test_what_is_wrong_with_a_command_is_one_line_and_changes_nothing(home: Path, scenes: Path) -> None:

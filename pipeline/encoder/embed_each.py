@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,7 +140,7 @@ def embed_members(
         unwanted = None
         if known is not None and total >= _WORTH_TELLING:
             unwanted = Path(scratch) / "known.npy"
-            create_array(unwanted, known.dtype, known.shape)[:] = known  # type: ignore[arg-type]
+            _scratch_array(unwanted, known.dtype, known.shape)[:] = known  # type: ignore[arg-type]
         num_rows = min(total, most_under_way(num_workers) + batch_size)
         decoded = _Decoded(encoder.image_size, num_rows, Path(scratch), unwanted, num_workers)
         seen: set[bytes] = set()
@@ -179,7 +180,7 @@ class _Decoded:
     ) -> None:
         self._path, self._num_workers = scratch / "pixels.npy", num_workers
         self._job = Job({_PIXELS: self._path}, size, unwanted=unwanted)
-        self._pixels = create_array(self._path, np.uint8, (num_rows, size, size, 3))
+        self._pixels = _scratch_array(self._path, np.uint8, (num_rows, size, size, 3))
         self._free = deque(range(num_rows))
 
     def images(self, members: Iterator[tuple[str, Member]]) -> Iterator[_Waiting | Skipped]:
@@ -214,6 +215,14 @@ class _Decoded:
             pixels,
             encoder(pixels),
         )
+
+
+def _scratch_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Like `create_array`; where the disk is full the file is named: temporary files may have their own."""
+    try:
+        return create_array(path, dtype, shape)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _members(paths: Sequence[Source]) -> Iterator[tuple[str, Member]]:

@@ -60,6 +60,7 @@ def next_generation(path: Path) -> Iterator[NextGeneration]:
     Raises:
         UserError: it is no index folder, or its files are damaged or not of one generation.
         MachineError: another process is writing it.
+        OSError: the disk has no room for it.
     """
     old = IndexFolder(path)
     recover_if_free(path)
@@ -73,6 +74,11 @@ def next_generation(path: Path) -> Iterator[NextGeneration]:
                 raise _UnchangedError
     except _UnchangedError:
         pass
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        # as of a write to a full disk: all that is written without a name lies beside the folder
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
 
 
 def _give(path: Path, like: os.stat_result) -> None:
