@@ -34,7 +34,7 @@ def test_a_text_file_is_refused_in_plain_words(page: Page, tmp_path: Path) -> No
     notes = tmp_path / "notes.txt"
     notes.write_text("nothing to see")
     page.choose_file("#file", notes)
-    page.wait("!document.getElementById('pill').hidden")
+    page.wait("document.getElementById('pill').matches('.bad:not([hidden])')")
     words = text(page, "pill-words")
     assert words.startswith("notes.txt is not an image that can be read: ")
     assert text(page, "said") == words
