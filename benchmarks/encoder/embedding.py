@@ -1,9 +1,9 @@
 """How fast images go through an encoder: by threads and batch size, by stage `embed`'s loop, and by torch.
 
-    python -m benchmarks.embedding
-    python -m benchmarks.embedding --sweep
-    python -m benchmarks.embedding --networks resnet20:32 --rounds 10
-    python -m benchmarks.embedding --processor-time --batch 32
+    python -m benchmarks.encoder.embedding
+    python -m benchmarks.encoder.embedding --sweep
+    python -m benchmarks.encoder.embedding --networks resnet20:32 --rounds 10
+    python -m benchmarks.encoder.embedding --processor-time --batch 32
 
 Without `--sweep`, in turns: onnxruntime on batches that are ready in memory; the loop of stage `embed`, from
 a file that the system has not in memory to a file; torch, eager, in float32. With it, onnxruntime alone, by

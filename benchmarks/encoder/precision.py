@@ -1,7 +1,7 @@
 """How fast an encoder is in fewer bits: float32, float16 and int8 in turns, by onnxruntime on this CPU.
 
-    python -m benchmarks.precision
-    python -m benchmarks.precision --networks efficientnet_lite0:224 --rounds 10 --threads 1
+    python -m benchmarks.encoder.precision
+    python -m benchmarks.encoder.precision --networks efficientnet_lite0:224 --rounds 10 --threads 1
 
 int8 stands in both formats of onnxruntime's quantiser, QDQ (which stage `export` writes) and QOperator.
 Weights are random and images patches of colour: neither changes the speed. A line ends in what onnxruntime
@@ -21,7 +21,7 @@ import onnx
 import onnxruntime
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-from benchmarks.embedding import NETWORKS, batch_of, colour_patches, images_per_s, write_network
+from benchmarks.encoder.embedding import NETWORKS, batch_of, colour_patches, images_per_s, write_network
 from pipeline.encoder.backbone_graph import backbone_of
 from pipeline.encoder.quantize import ImageBatches, nodes_in_int8, write_fp16, write_int8
 from pipeline.encoder.runtime import INPUT_NAME
