@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 
 def query(
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Image files to search with.", readable=False)
-    ],
+        list[Path] | None,
+        typer.Argument(metavar="IMAGE...", help="Image files to search with.", readable=False),
+    ] = None,
+    ids: Annotated[
+        list[int] | None,
+        typer.Option("--id", metavar="ID", help="An image of the collection to search with."),
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="How many neighbours of each.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     gallery: Annotated[
@@ -36,6 +41,7 @@ def query(
     Examples:
       lookalike query photo.png
       lookalike query a.png b.png -k 5 --json
+      lookalike query --id 17
       lookalike query photo.png --gallery neighbours.png
       lookalike query photo.png --index /backup/index
     """
@@ -45,17 +51,22 @@ def query(
 
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device: {device!r} is none of auto, cpu, cuda")
+    images, ids = images or [], ids or []
+    if not (images or ids):
+        raise UserError("nothing to search with: name an image file, or --id and a number")
     with answer_alone() as out:
         opened = ImageIndex.open(index, device)  # type: ignore[arg-type]
         # every file is read before the first answer, so that a bad one stops the command before it prints
-        queries = [read_image(path, opened.encoder.image_size) for path in images]
-        answers = opened.answers(queries, k)
+        pixels = [read_image(path, opened.encoder.image_size) for path in images]
+        answers = opened.answers([*pixels, *ids], k)
         if gallery is not None:
             from pipeline.pictures import write_picture
             from pipeline.report.gallery import draw_gallery
 
-            write_picture(draw_gallery(opened.pictures(), queries, answers), gallery)
-        names = [printable(str(path)) for path in images]
+            picture_of = opened.pictures()
+            asked = [*pixels, *map(picture_of, ids)]
+            write_picture(draw_gallery(picture_of, asked, answers), gallery)
+        names = [printable(str(path)) for path in images] + [str(id_) for id_ in ids]
         print(_json(names, answers) if as_json else _tables(names, answers), file=out)
 
 

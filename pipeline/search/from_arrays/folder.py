@@ -100,8 +100,8 @@ def _check_rows(files: Sequence[VectorFile], progress: "_Progress") -> None:
         first = next(path for path, count, _ in others if count)
         total = sum(length for _, _, length in others)
         progress.say(
-            f"{first}: {num_others:,} of {total:,} rows are not of length 1: they are made so, as the score "
-            "is the cosine similarity"
+            f"{first}: {num_others:,} of {total:,} rows are not of length 1 and are made so: "
+            "the score is the cosine similarity"
         )
 
 

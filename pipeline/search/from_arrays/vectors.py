@@ -105,9 +105,9 @@ def _mapped(path: Path) -> NDArray[Any]:
     if not path.exists():
         raise UserError(f"{path}: no such file")
     try:
-        # sized by its header, which may claim anything
-        rows = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError, OverflowError, MemoryError) as error:
+        with np.errstate(over="raise"):  # its header may claim anything
+            rows = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, EOFError, ArithmeticError, MemoryError) as error:
         reason = " ".join(str(error).split())[:200] or "it is cut short"
         raise UserError(f"{path}: not a whole .npy array ({reason})") from None
     if rows.dtype.kind != "f" or rows.dtype.itemsize > 8:
