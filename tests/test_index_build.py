@@ -26,8 +26,8 @@ import pytest
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
-from benchmarks.index_changes import write_encoder
-from benchmarks.points import clustered
+from benchmarks.index.changes import write_encoder
+from benchmarks.index.points import clustered
 from pipeline import Encoder, ImageIndex
 from pipeline.artifacts import sha256_of
 from pipeline.cli.index.building import build
@@ -226,7 +226,7 @@ def test_a_catalog_names_the_vectors_and_what_it_leaves_open_is_where_they_stand
     build_folder(given, here / "made", EXACT)
     written = pyarrow.parquet.read_table(here / "made/catalog.parquet").to_pylist()
     for number, row in enumerate(written):
-        file, place = ("train", number) if number < 1400 else ("test", number - 600)
+        file, place = ("train", number) if number < 600 else ("test", number - 600)
         assert row == {
             "id": number,
             "split": file if number % 5 == 0 else "shelf",

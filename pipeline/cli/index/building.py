@@ -1,12 +1,15 @@
 """`lookalike index build`: an index folder of embeddings, whoever made them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.index.changing import check_owner
 from pipeline.errors import SettingError, UserError
+
+if TYPE_CHECKING:
+    from pipeline.params.index import Index
 
 
 def build(
@@ -42,27 +45,19 @@ def build(
       lookalike index build shop.npy -o shop-index --encoder encoder.onnx --catalog shop.parquet
       lookalike index build shop.npy -o shop-index --factory IVF4096,Flat --target-recall 0.95
     """
-    from pydantic import ValidationError
-
     from pipeline.collection.sources.collection import printable
-    from pipeline.params.explain import explain
-    from pipeline.params.index import Index
     from pipeline.search.from_arrays.folder import Given, build_folder
 
+    params = _params(
+        factory=factory,
+        memory_gib=memory_gib,
+        target_recall=target_recall,
+        num_queries=num_queries,
+        seed=seed,
+    )
+    check_owner(output, force, "choose another --output")
     try:
-        params = Index(
-            factory=factory,
-            memory_gib=memory_gib,
-            target_recall=target_recall,
-            num_queries=num_queries,
-            seed=seed,
-            thumbnail_size=0,
-        )
-        check_owner(output, force, "choose another --output")
         built = build_folder(Given(arrays, encoder, catalog), output, params, replace=force)
-    except ValidationError as error:
-        key, _, rule = explain(error, Index).partition(":")
-        raise UserError(f"{_option(key)}:{rule}") from None
     except SettingError as error:
         raise UserError(f"{_option(error.key)}: {error.reason}") from None
     recall = f"{built.recall_at_10:.4f} ({built.recall_at_10_low:.4f} to {built.recall_at_10_high:.4f})"
@@ -75,6 +70,20 @@ def build(
             f"--target-recall: {target_recall} is not reached for sure: choose a --factory that can "
             "reach it, more --num-queries, or a lower target"
         )
+
+
+def _params(**values: str | float) -> "Index":
+    """The options as the section `index` of params.yaml, whose rules hold for them."""
+    from pydantic import ValidationError
+
+    from pipeline.params.explain import explain
+    from pipeline.params.index import Index
+
+    try:
+        return Index.model_validate(values | {"thumbnail_size": 0})
+    except ValidationError as error:
+        key, _, rule = explain(error, Index).partition(":")
+        raise UserError(f"{_option(key)}:{rule}") from None
 
 
 def _option(key: str) -> str:
