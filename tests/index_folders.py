@@ -90,7 +90,19 @@ def _write_index(
         vectors = opened(pixels)
     index = faiss.IndexFlatIP(opened.dim)
     index.add(vectors)
-    built = Built(opened.dim, len(vectors), "Flat", {}, recall_at_10=1.0, target_recall=0.95)
+    built = Built(
+        dimension=opened.dim,
+        count=len(vectors),
+        factory="Flat",
+        search_parameters={},
+        recall_at_10=1.0,
+        recall_at_10_low=1.0,
+        recall_at_10_high=1.0,
+        target_recall=0.95,
+        work_per_query=len(vectors),
+        bytes_per_vector=4 * opened.dim,
+        runners_up=(),
+    )
     IndexFolder(folder).write(index, built, encoder, manifest, "0" * 64)
 
 

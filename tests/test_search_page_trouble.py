@@ -4,8 +4,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from pipeline.params.index import Index
+from pipeline.search.from_arrays.folder import Given, build_folder
 from tests.browser import Page
 from tests.index_folders import Photographs, index_made_up
 from tests.search_page import (
@@ -250,3 +253,26 @@ def test_thumbnails_are_pictures_and_words_where_one_is_missing(browser: Page, t
             browser.run("sessionStorage.clear()")
     finally:
         browser.send("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
+
+
+def test_without_an_encoder_it_offers_no_upload_and_goes_on_from_an_image(
+    browser: Page, tmp_path: Path, upload: Path
+) -> None:
+    np.save(tmp_path / "all.npy", np.random.default_rng(0).standard_normal((90, 8), dtype=np.float32))
+    params = Index(factory="Flat", memory_gib=1, target_recall=0.9, num_queries=9, seed=0, thumbnail_size=0)
+    build_folder(Given([tmp_path / "all.npy"]), tmp_path / "index", params)
+    with serving(tmp_path / "index") as served:
+        arrive(browser, served, "/")
+        assert browser.run("document.getElementById('intake').hidden")
+        assert not browser.run("document.getElementById('no-encoder').hidden")
+        browser.choose_file("#file", upload)  # as a drop or a paste would
+        browser.wait("!document.getElementById('pill').hidden")
+        assert "no encoder" in text(browser, "pill-words")
+        press(browser, "pill-close")
+        browser.run("document.querySelectorAll('.tile')[5].click()")
+        until(browser, "location.search === '?id=5'")
+        assert shown(browser) == neighbors(served, id=5)
+        assert not browser.run(
+            "['another', 'photograph-another', 'crop'].some((id) => !document.getElementById(id).hidden)"
+        )
+        assert browser.complaints == []
