@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from pipeline.artifacts import Artifacts
+from pipeline.encoder.runtime import Encoder
 from pipeline.evaluation.coverage import PROTOCOLS
 from tests.conftest import ROOT, SMALL_RUN, change_params, clone_project
 from tests.processes import run, run_lookalike, run_stage
@@ -182,8 +183,9 @@ def test_unlabelled_images_are_learned_from_and_searched_and_never_scored_on(
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(picture, folder / f"{name}{number}.jpg")
     shutil.copy(ROOT / "params.yaml", tmp_path)
+    small = {key: value for key, value in SMALL_RUN.items() if key != "pretrain.backbone.width"}
     own = {"dataset.name": "folder", "dataset.path": "photos", "pretrain.batch_size": 32}
-    change_params(tmp_path / "params.yaml", SMALL_RUN | own)
+    change_params(tmp_path / "params.yaml", small | own)
     printed = {stage: run_stage(stage, tmp_path).stdout for stage in STAGES}
     data = Artifacts(tmp_path / "data")
     assert data.read_collection()["num_images"] == {"train": 20, "test": 20, "unlabelled": 40}
@@ -193,6 +195,8 @@ def test_unlabelled_images_are_learned_from_and_searched_and_never_scored_on(
     manifest = data.read_manifest()
     assert set(manifest.query("split == 'unlabelled'")["label"]) == {-1}
     assert len(data.read_embeddings("unlabelled")) == 40
+    metadata = Encoder.open(data.encoder, "cpu").metadata
+    assert metadata["width"] == 16  # that of the paper, where params leave it empty
     picture = tmp_path / "photos/unlabelled/flower2.jpg"
     found = json.loads(run_lookalike("query", str(picture), "-k", "1", "--json", cwd=tmp_path).stdout)
     assert found[0]["neighbors"][0]["source"] == "unlabelled/flower2.jpg"

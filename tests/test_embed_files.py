@@ -73,7 +73,7 @@ def test_the_table_has_each_image_with_the_embedding_that_a_search_gives_it(
     done = run_lookalike("embed", *map(str, paths), "-o", str(tmp_path / "out.parquet"), cwd=small_chain)
     assert (
         done.stdout
-        == f"{tmp_path / 'out.parquet'}: {NUM_PHOTOS} embeddings of 64 dimensions; 2 could not be read\n"
+        == f"{tmp_path / 'out.parquet'}: {NUM_PHOTOS} embeddings of 32 dimensions; 2 could not be read\n"
     )
     reasons = [line for line in done.stderr.splitlines() if ": " in line]
     around = photos if kind in ("folder", "files") else paths[0]

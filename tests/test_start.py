@@ -44,6 +44,14 @@ def begin_with(project: Path, weights: Path | str) -> None:
     change_params(project / "params.yaml", {"pretrain.backbone.weights": str(weights)})
 
 
+def begin_with_published(project: Path, name: str) -> None:
+    """A network of timm, which has a width of its own."""
+    backbone = parse_yaml((ROOT / "params.yaml").read_text(), "params.yaml")["pretrain"]["backbone"]
+    change_params(
+        project / "params.yaml", {"pretrain.backbone": backbone | {"name": name, "pretrained": True}}
+    )
+
+
 def card(encoder: Path) -> dict[str, object]:
     """The metadata of an ONNX file."""
     session = onnxruntime.InferenceSession(encoder, providers=["CPUExecutionProvider"])
@@ -109,8 +117,7 @@ def test_weights_that_are_not_there_are_one_line(begun: Path, weights: str, line
 
 
 def test_an_unknown_network_is_told_as_unknown(begun: Path) -> None:
-    changes = {"pretrain.backbone.name": "timm:resnet19", "pretrain.backbone.pretrained": True}
-    change_params(begun / "params.yaml", changes)
+    begin_with_published(begun, "timm:resnet19")
     assert "has no such model; did you mean timm:resnet1" in fails(2, "weights", cwd=begun)
 
 
@@ -195,8 +202,7 @@ def hub() -> Iterator[str]:
 def test_published_weights_come_from_a_hub_once_and_then_from_its_cache(
     begun: Path, hub: str, tmp_path: Path
 ) -> None:
-    changes = {"pretrain.backbone.name": "timm:test_resnet", "pretrain.backbone.pretrained": True}
-    change_params(begun / "params.yaml", changes)
+    begin_with_published(begun, "timm:test_resnet")
     environment = (f"HF_HOME={tmp_path / 'hf'}", f"HF_ENDPOINT={hub}", "NO_PROXY=*", "HF_HUB_OFFLINE=0")
     run("env", *environment, "python", "-m", "stages.weights", cwd=begun)
     later = "from stages import export, pretrain, weights; weights.main(); pretrain.main(); export.main()"
