@@ -14,7 +14,7 @@ from pipeline.params.index import Index
 from pipeline.search.building import trial
 from pipeline.search.building.build import Centroids, build_index
 from pipeline.search.building.certificate import Recall, recall_of
-from pipeline.search.building.cost import bytes_per_vector, counted_search
+from pipeline.search.building.cost import CENTROID, bytes_per_vector, counted_search
 from pipeline.search.building.filling import add_held_out
 from pipeline.search.building.index import Made, make_index
 from pipeline.search.building.kinds import KINDS
@@ -97,7 +97,7 @@ def test_the_work_is_what_a_search_reads(vectors: NDArray[np.float32], asked: As
     for k_factor in (1, 4):
         one = (work[8, k_factor] - work[1, k_factor]) / (read[8] - read[1])
         assert work[1, k_factor] - one * read[1] - (work[1, 4] - work[1, 1]) * (k_factor / 3) == (
-            pytest.approx(LISTS, rel=1e-3)
+            pytest.approx(CENTROID * LISTS, rel=1e-3)
         )
     assert work[8, 4] - work[8, 1] == pytest.approx(work[1, 4] - work[1, 1])  # 30 vectors ranked anew
     _, exact = counted_search(build_index([vectors], "Flat", 0, HELD_OUT[:0]), asked.queries, 10, {})
@@ -157,6 +157,18 @@ def test_every_kind_finds_within_some_and_gives_its_vectors_back(
     assert recall_of(found, truth).mean > 0.94  # of codes of 8 bits
     codes = Stored(index)[np.array([0, 40, 41])]  # two of them were held out
     np.testing.assert_allclose(codes, vectors[[0, 40, 41]], atol=0.02)
+
+
+def test_one_neighbour_is_sought_among_as_many_as_ten(vectors: NDArray[np.float32], asked: Asked) -> None:
+    """Else the nearest alone would be found less often than its recall among ten says."""
+    index = build_index([vectors], f"IVF{LISTS},PQ8x4fs,RFlat", 0, HELD_OUT)
+    parameters, own = {"nprobe": LISTS, "k_factor_rf": 4}, np.full(len(asked.queries), -1)
+    ten = find(index, asked.queries, 10, parameters, None, own)
+    for k in (1, 3):
+        few = find(index, asked.queries, k, parameters, None, own)
+        scores, of_ten = (np.array([each[:k] for each, _ in found]) for found in (few, ten))
+        assert (scores >= of_ten).all()
+        assert k > 1 or (scores == of_ten).all()
 
 
 def test_kinds_that_share_their_centroids_are_those_that_learned_them(vectors: NDArray[np.float32]) -> None:

@@ -62,7 +62,7 @@ def test_what_was_held_out_for_the_queries_is_in_the_index_under_its_own_id(
     made = make_index(parts, params.index.model_copy(update={"factory": factory}))
     index, built = made.index, made.built
     bank = np.concatenate(parts)
-    _, ids = index.search(bank, 1)
+    _, ids = index.search(bank, 10)
     assert (ids[:, 0] == np.arange(6000)).mean() > 0.97  # all, but for what an approximate search misses
     assert (built.factory, built.count, built.dimension) == (factory, 6000, 16)
     assert built.target_recall == params.index.target_recall

@@ -353,7 +353,9 @@ def test_ctrl_c_in_an_add_leaves_the_folder_as_it_was(folder: Path, monkeypatch:
     assert [path.name for path in folder.parent.iterdir()] in (["index", "photos"], ["photos", "index"])
 
 
-@pytest.mark.parametrize("factory", ["HNSW8", "SQ8", "IVF4,SQ8", "PCA8,IVF4,Flat", "IVF4,PQ4x4"])
+@pytest.mark.parametrize(
+    "factory", ["HNSW8", "SQ8", "IVF4,SQ8", "PCA8,IVF4,Flat", "IVF4,PQ4x4", "IVF4,SQ8,RFlat"]
+)
 def test_compacting_keeps_the_kind_of_index_and_what_it_finds(
     built: Callable[[str], tuple[Path, Known]], tmp_path: Path, factory: str
 ) -> None:
@@ -395,7 +397,7 @@ def test_kinds_that_cannot_are_refused_in_a_line_and_stay_as_they_are(
         compact(silent)
     assert bytes_of(silent) == before
     assert verify(silent).recall is None
-    refined = shutil.copytree(built("IVF4,PQ4x4,RFlat")[0], tmp_path / "refined")
+    refined = shutil.copytree(built("PQ4x4fs,RFlat")[0], tmp_path / "refined")
     added(refined, 1000)
     with pytest.raises(UserError, match=r"cannot leave images out: choose another index\.factory"):
         remove(refined, [1])

@@ -11,6 +11,8 @@ from pipeline.errors import UserError
 
 # Q queries, D dimensions, N images
 
+_TUNED_FOR = 10  # neighbours
+
 
 def find(
     index: faiss.Index,
@@ -43,6 +45,8 @@ def find(
     thorough = 1
     while wanted:
         chosen = {name: value * thorough for name, value in parameters.items()}
+        if "k_factor_rf" in chosen:  # tuned for ten: of fewer as many are ranked anew
+            chosen["k_factor_rf"] *= -(-_TUNED_FOR // min(wanted, _TUNED_FOR))
         try:
             params = search_parameters(index, chosen, among)
             similarities, ids = index.search(queries, wanted, params=params)

@@ -15,19 +15,21 @@ from pipeline.search.finding import search_parameters
 
 # Q queries, D dimensions
 
-# What a distance costs, in distances of an exact search of many queries at once, which are the cheapest:
-# D multiplications in a product of matrices. Measured by `python -m benchmarks.index.work`, 128 and 512
-# dimensions, two cores of an AMD EPYC with AVX-512.
+# What a distance costs, in distances of an exact search of many queries at once, which are products of
+# matrices (1.6 ns in 128 dimensions, 5.7 in 512). Medians of `python -m benchmarks.index.work`, 200,000 x 128
+# and x 512, two cores of an AMD EPYC with AVX-512; in 512 dimensions short codes cost half of what they do in
+# 128.
 _EXACT = 1.0
-_GRAPH = 30.0  # a vector somewhere in memory
-_REFINED = 60.0  # likewise, and a heap that is longer by it
+CENTROID = 1.4  # and a heap of the nearest
+_GRAPH = 37.0  # a vector somewhere in memory
+_REFINED = 46.0  # likewise, and a heap that is longer by it
 _OF_A_LIST: dict[Any, float] = {
-    faiss.IndexIVFFlatPanorama: 10.0,  # of those dimensions that were looked at
-    faiss.IndexIVFFlat: 10.0,
-    faiss.IndexIVFScalarQuantizer: 5.0,
-    faiss.IndexIVFPQFastScan: 1.5,
-    faiss.IndexIVFRaBitQFastScan: 5.0,
-    faiss.IndexIVFRaBitQ: 5.0,
+    faiss.IndexIVFFlatPanorama: 24.0,  # of those dimensions that were looked at
+    faiss.IndexIVFFlat: 13.0,
+    faiss.IndexIVFScalarQuantizer: 4.6,
+    faiss.IndexIVFPQFastScan: 0.9,
+    faiss.IndexIVFRaBitQFastScan: 3.0,
+    faiss.IndexIVFRaBitQ: 3.0,
 }
 
 
@@ -101,7 +103,7 @@ def _of_lists(index: faiss.IndexIVF, num_queries: int, counts: Any) -> float:
     if isinstance(quantizer, faiss.IndexHNSW):
         coarse = _GRAPH * float(counts.hnsw_stats.ndis)
     else:
-        coarse = _EXACT * index.nlist * num_queries
+        coarse = CENTROID * index.nlist * num_queries
     one = next((cost for kind, cost in _OF_A_LIST.items() if isinstance(index, kind)), _EXACT)
     distances = float(counts.indexIVF_stats.ndis)
     if isinstance(index, faiss.IndexIVFFlatPanorama):

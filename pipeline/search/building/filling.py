@@ -22,7 +22,8 @@ def fill(index: faiss.Index, embeddings: Sequence[Rows], held_out: NDArray[np.in
     Returns:
         The index, or one around it that takes ids.
     """
-    if len(held_out) and faiss.try_extract_index_ivf(index) is None:  # inverted files take ids themselves
+    takes_ids = isinstance(index, faiss.IndexIDMap) or faiss.try_extract_index_ivf(index) is not None
+    if len(held_out) and not takes_ids:
         index = faiss.IndexIDMap2(index)
     for first, rows in chunks(embeddings):
         if len(held_out) == 0 and not isinstance(index, faiss.IndexIDMap):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import SettingError
 from pipeline.search.building.build import Centroids, build_index
+from pipeline.search.building.cost import CENTROID
 from pipeline.search.building.kinds import EXACT, KINDS, Kind, usual_lists
 from pipeline.search.building.truth import exact_neighbors
 from pipeline.search.building.tuning import Asked, tune
@@ -65,7 +66,7 @@ def worth_building(
         raise SettingError(
             "index.memory_gib",
             f"{memory_gib:g} is too little for {count} vectors of {dim} "
-            f"dimensions: the smallest kind of index needs {least:.1f}",
+            f"dimensions: the smallest kind of index needs {least:.2g}",
         )
     if count <= EXACT_UP_TO and fitting[0] is KINDS[0]:
         return [EXACT]
@@ -116,5 +117,6 @@ class _Trial:
         factory = kind.factory(of_sample, dim)
         index = build_index(self._sample, factory, self._seed, self._held_out, self._centroids)
         point = tune(index, self._asked, self._target_recall)
-        work = point.work + (lists - of_sample) if kind.has_lists else point.work * self._count / size
+        more = CENTROID * (lists - of_sample)
+        work = point.work + more if kind.has_lists else point.work * self._count / size
         return Tried(kind.factory(lists, dim), point.recall.low >= self._target_recall, work)
