@@ -33,7 +33,7 @@ COMMANDS |= {
 # They stand in the documents, and not in what the default run writes.
 SELDOM = {
     *("data/rejected.csv", "data/downloads/"),  # of a stopped fetch; of CIFAR-10 and STL-10
-    *("nprobe", "efSearch"),  # of an approximate index
+    *("nprobe", "efSearch", "k_factor_rf"),  # of an approximate index
     *("overlap_at_10", "mean_cosine", "knn_top1_fp32", "knn_top1"),  # of an encoder in fp16 or int8
     "neighbor_same_class",  # of NNCLR
     *(f"data/finetune/{name}" for name in ("backbone.safetensors", "encoder.onnx", "history.tsv")),
@@ -173,7 +173,8 @@ def test_every_figure_has_its_sentence(small_chain: Path, stage: str) -> None:
         chosen = {"kept_epoch", "knn_gain", "knn_gain_low", "knn_gain_high"}
         assert written == set(history.columns) | chosen
     documented = rows(chapter(OUTPUTS, f"{stage}.json"))
-    assert written == set(documented) - SELDOM
+    assert written <= set(documented)
+    assert set(documented) - written <= SELDOM
     for figure, (sentence,) in documented.items():
         assert_is_a_sentence(sentence, figure)
 

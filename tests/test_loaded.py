@@ -24,7 +24,7 @@ OWN_KEYS = {
     "export": ("export.version", "1", "2"),
     "finetune": ("finetune.seed", 0, 7),
     "embed": ("embed.batch_size", 256, 100),
-    "index": ("index.num_queries", 1000, 10),
+    "index": ("index.num_queries", 2000, 10),
     "evaluate": ("evaluate.linear.seed", 0, 7),
     "report": ("report.num_queries", 8, 9),
 }
@@ -161,13 +161,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 def edit_late(key: str, value: object) -> None:
     """Before a stage: params.yaml is edited when the stage has loaded it, before it looks again."""
     use_every_core()
+    # what it began with, its typed params, and the last look; pretrain asks first how many processes it is
+    last = 4 if key.startswith("pretrain.") else 3
     looks = 0
 
     def edit(event: str, arguments: tuple[object, ...]) -> None:
         nonlocal looks
         if event == "open" and os.fspath(str(arguments[0])) == "params.yaml":
             looks += 1
-            if looks == 3:  # what it began with, its typed params, and the last look
+            if looks == last:
                 change_params(Path("params.yaml"), {key: value})
 
     sys.addaudithook(edit)

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import nn
 
 from models.backbones import build_backbone
 from pipeline.encoder.drift import Drift, Images, check_drift, measure_drift
-from pipeline.encoder.export import Parity, PixelEncoder, export_backbone, export_onnx
+from pipeline.encoder.export import Parity, PixelEncoder, export_backbones, trace, write_onnx
 from pipeline.encoder.quantize import write_fp16, write_int8
 from pipeline.encoder.runtime import Encoder
 from pipeline.errors import UserError
@@ -49,7 +49,8 @@ def striped(num_images: int = 60, seed: int = 0) -> Pixels:
 def written(backbone: nn.Module, path: Path, dim: int = DIM, center: torch.Tensor | None = None) -> Path:
     """An encoder in float32, with the mean and deviation of ImageNet."""
     module = PixelEncoder(backbone, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], center).eval()
-    export_onnx(module, METADATA | {"feature_dim": dim}, path)
+    metadata = METADATA | {"feature_dim": dim}
+    write_onnx(trace(module, metadata["image_size"]), module, metadata, path)
     return path
 
 
@@ -282,19 +283,20 @@ def test_what_is_too_large_for_float16_is_said(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def exported() -> Iterator[None]:
-    """Each network is exported once: that takes seconds."""
-    made: dict[bytes, tuple[bytes, Parity]] = {}
+    """The same networks are exported once: that takes seconds."""
+    made: dict[tuple[bytes, ...], tuple[list[bytes], list[Parity]]] = {}
 
-    def export_once(backbone: Path, path: Path, naming: Any, gate: Any) -> Parity:
-        content = backbone.read_bytes()
-        if content not in made:
-            parity = export_backbone(backbone, path, naming, gate)
-            made[content] = path.read_bytes(), parity
-        path.write_bytes(made[content][0])
-        return made[content][1]
+    def export_once(encoders: Mapping[Path, Path], naming: Any, gate: Any) -> list[Parity]:
+        networks = tuple(backbone.read_bytes() for backbone in encoders)
+        if networks not in made:
+            parities = export_backbones(encoders, naming, gate)
+            made[networks] = [encoder.read_bytes() for encoder in encoders.values()], parities
+        for encoder, content in zip(encoders.values(), made[networks][0], strict=True):
+            encoder.write_bytes(content)
+        return made[networks][1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "export_backbone", export_once)
+        patch.setattr(export, "export_backbones", export_once)
         yield
 
 
@@ -347,12 +349,9 @@ def test_in_float32_the_stage_reads_no_images_and_writes_what_it_always_wrote(
     folder = project()
     export.main()
     naming = {"name": params.export.name, "version": params.export.version}
-    expected = []
-    for name in ("backbone", "start"):
-        weights = folder / f"data/pretrain/{name}.safetensors"
-        export.export_backbone(weights, folder / "e.onnx", naming, params.export)
-        expected.append(hashlib.sha256((folder / "e.onnx").read_bytes()).hexdigest())
-    assert sha256s(folder) == expected
+    files = {folder / f"data/pretrain/{name}.safetensors": folder / name for name in ("backbone", "start")}
+    export.export_backbones(files, naming, params.export)
+    assert sha256s(folder) == [hashlib.sha256(path.read_bytes()).hexdigest() for path in files.values()]
     assert "precision" not in Encoder.open(folder / "data/encoder/encoder.onnx", "cpu").metadata
 
 

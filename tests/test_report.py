@@ -300,7 +300,7 @@ def test_only_the_pages_own_scripts_may_run(page_of: PageOf) -> None:
         (Made(num_images={"train": 1}, class_names=()), "1 image (1 train) without labels"),
         (Made(num_images={"train": 1}, class_names=()), "1 image drawn at random"),
         (Made(num_images={"train": 1}, class_names=()), "A t-SNE of 1 image, the only one"),
-        (Made(num_images={"train": 1}, class_names=()), "The index (Flat) holds 1 image and finds"),
+        (Made(num_images={"train": 1}, class_names=()), "The index (IVF8,Flat) holds 1 image and finds"),
         (Made(findings=[("outlier", [1], 3.0, "far")]), "Nothing was found wrong with the images"),
         (Made(epochs=0), "Nothing was trained (pretrain.epochs: 0)"),
         (Made(), "Nothing was looked for"),

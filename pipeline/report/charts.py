@@ -131,7 +131,10 @@ def recall_against_work(factories: Sequence[str], target: float) -> Spec:
     return {
         "height": 260,
         "layer": [
-            {"mark": {"type": "rule", "strokeDash": [4, 4]}, "encoding": {"y": {"datum": target}}},
+            {
+                "mark": {"type": "rule", "strokeDash": [4, 4], "aria": False},
+                "encoding": {"y": {"datum": target}},
+            },
             {
                 "mark": {"type": "rule", "strokeWidth": 2.5, "opacity": 0.45},
                 "encoding": {**place, "y": _share("low", axis="y", scale=scale), "y2": {"field": "high"}},

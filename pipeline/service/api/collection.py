@@ -15,6 +15,7 @@ from pipeline.service.api.work import NO_ENCODER, Workshop
 from pipeline.service.problems import Problem
 
 _THUMBNAILS_STAY_S = 300
+_NO_THUMBNAILS = "this index folder has no thumbnails: set index.thumbnail_size"
 
 
 def router_of(workshop: Workshop) -> APIRouter:
@@ -54,9 +55,7 @@ def router_of(workshop: Workshop) -> APIRouter:
         except UserError as error:
             raise Problem(404, "not found", str(error)) from None
         if content is None:
-            raise Problem(
-                404, "no thumbnails", "this index folder has no thumbnails: set index.thumbnail_size"
-            )
+            raise Problem(404, "no thumbnails", _NO_THUMBNAILS)
         etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
         headers = {"ETag": etag, "Cache-Control": f"private, max-age={_THUMBNAILS_STAY_S}"}
         if request.headers.get("if-none-match") == etag:

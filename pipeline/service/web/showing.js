@@ -19,7 +19,8 @@ export function showModel(model, collection) {
   byId("made").textContent = `Encoder ${words} · generation ${collection.generation}`;
 }
 
-const looks = ({ encoder, thumbnails, manifest, generation }) => ({ encoder, thumbnails, manifest, generation });
+const looks = ({ encoder, thumbnails, manifest, generation }) =>
+  ({ encoder, thumbnails, manifest, generation });
 
 // All but the rows.
 export function showPlace({ view, upload, row }, collection) {
@@ -31,7 +32,7 @@ export function showPlace({ view, upload, row }, collection) {
   const title = isAsked ? `What looks like ${nameOfQuery(view, upload)}` : "Find images that look alike";
   byId("title").textContent = title;
   document.title = isAsked ? `${title} – Lookalike` : "Lookalike";
-  const begin = collection.encoder ? "Or begin with one of the collection" : "Begin with one of the collection";
+  const begin = `${collection.encoder ? "Or begin" : "Begin"} with one of the collection`;
   byId("images-title").textContent = isAsked ? "The nearest first" : begin;
   for (const id of ["images-title", "controls", "bar"]) byId(id).hidden = !collection.count;
   if (isAsked) showQuery(view, upload, row, looks(collection));
