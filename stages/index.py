@@ -22,7 +22,7 @@ def main() -> None:
     embeddings = [data.read_embeddings(split) for split in data.splits()]
     started = time.perf_counter()
     with atomic_folder(data.index, loaded.check) as folder:
-        made = make_index(embeddings, params)
+        made = make_index(embeddings, params, note=lambda told: print(f"index: {told}", flush=True))
         built = made.built
         IndexFolder(folder).write(
             made.index,

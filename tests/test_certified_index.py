@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.index.points import clustered
-from pipeline.errors import UserError
+from pipeline.errors import SettingError, UserError
 from pipeline.params.index import Index
 from pipeline.search.building import trial
 from pipeline.search.building.build import Centroids, build_index
@@ -214,6 +214,13 @@ def test_auto_keeps_to_the_memory(vectors: NDArray[np.float32]) -> None:
     assert make_index([vectors], little).built.bytes_per_vector < 100
     with pytest.raises(UserError, match=r"index\.memory_gib: 1e-05 is too little for 6000 vectors of 32"):
         make_index([vectors], AUTO.model_copy(update={"memory_gib": 1e-5}))
+
+
+def test_few_images_that_the_memory_does_not_hold_are_refused_in_a_line(vectors: NDArray[np.float32]) -> None:
+    with pytest.raises(
+        SettingError, match=r"1e-09 is too little for 20 vectors of 32 dimensions: .* needs 5"
+    ):
+        make_index([vectors[:20]], AUTO.model_copy(update={"memory_gib": 1e-9}))
 
 
 def test_auto_searches_few_images_exactly(vectors: NDArray[np.float32]) -> None:

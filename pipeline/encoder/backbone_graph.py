@@ -28,7 +28,7 @@ class BackboneGraph:
 
 
 def backbone_of(graph: onnx.GraphProto) -> BackboneGraph:
-    """Finds the backbone in a graph that `pipeline.encoder.export.export_onnx` wrote.
+    """Finds the backbone in a graph that `pipeline.encoder.export.write_onnx` wrote.
 
     Raises:
         ValueError: the pixels are not normalised, or the embeddings are not brought to length 1, as there.

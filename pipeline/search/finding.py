@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
+from pipeline.search.building.certificate import RECALL_AT
 
 # Q queries, D dimensions, N images
-
-_TUNED_FOR = 10  # neighbours
 
 
 def find(
@@ -46,7 +45,7 @@ def find(
     while wanted:
         chosen = {name: value * thorough for name, value in parameters.items()}
         if "k_factor_rf" in chosen:  # tuned for ten: of fewer as many are ranked anew
-            chosen["k_factor_rf"] *= -(-_TUNED_FOR // min(wanted, _TUNED_FOR))
+            chosen["k_factor_rf"] *= -(-RECALL_AT // min(wanted, RECALL_AT))
         try:
             params = search_parameters(index, chosen, among)
             similarities, ids = index.search(queries, wanted, params=params)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+RECALL_AT = 10  # neighbours, of which recall is the share that is found
 _Z = 1.959964  # of the normal distribution, for 95 %
 
 

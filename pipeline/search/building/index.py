@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.search.building.build import Centroids, build_index, faiss_errors
-from pipeline.search.building.certificate import EXACT_RECALL, UNKNOWN
+from pipeline.search.building.certificate import EXACT_RECALL, RECALL_AT, UNKNOWN
 from pipeline.search.building.cost import bytes_per_vector, counted_search
 from pipeline.search.building.filling import add_held_out
 from pipeline.search.building.kinds import is_exact
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from pipeline.params.index import Index  # a type alone: a query does without pydantic
 
 AUTO = "auto"
-RECALL_AT = 10
 HELD_OUT_AT_MOST = 10  # of so many images one: what is searched is nearly all of the collection
 _ONE_BY_ONE = 500
 
@@ -81,7 +80,8 @@ def make_index(
     builder = _Builder(embeddings, params)
     whole: list[_Whole] = []
     for factory in factories:
-        note(f"{factory}: {count:,} vectors")
+        if not is_exact(factory):
+            note(f"{factory}: built of {count:,} vectors")
         whole.append(builder.build(factory))
         whole.sort(key=lambda each: (each.point.recall.low < params.target_recall, each.point.work))
         whole[1:] = [replace(each, index=None) for each in whole[1:]]  # one is kept

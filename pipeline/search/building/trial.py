@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import SettingError
 from pipeline.search.building.build import Centroids, build_index
+from pipeline.search.building.certificate import RECALL_AT
 from pipeline.search.building.cost import CENTROID
 from pipeline.search.building.kinds import EXACT, KINDS, Kind, usual_lists
 from pipeline.search.building.truth import exact_neighbors
@@ -15,7 +16,6 @@ from pipeline.search.rows import Rows, read_rows, sample_rows
 EXACT_UP_TO = 10_000
 _SAMPLE = 100_000
 _NUM_QUERIES = 500
-_NEAREST = 10
 _WORTH_BUILDING = 2
 # Four times as many would take FAISS's k-means sixteen times as long: of 1,000,000 x 128 four minutes.
 _FEWER_OR_MORE_LISTS = (0.5, 2)
@@ -61,30 +61,31 @@ def worth_building(
         SettingError: no kind fits.
     """
     count, dim = sum(len(part) for part in embeddings), embeddings[0].shape[1]
-    fitting = [kind for kind in KINDS if _gib(kind, count, dim) <= memory_gib]
+    kinds = KINDS if count > EXACT_UP_TO else KINDS[:1]
+    fitting = [kind for kind in kinds if _gib(kind, count, dim) <= memory_gib]
     if not fitting:
-        least = min(_gib(kind, count, dim) for kind in KINDS)
+        least = min(_gib(kind, count, dim) for kind in kinds)
         raise SettingError(
             "index.memory_gib",
             f"{memory_gib:g} is too little for {count} vectors of {dim} "
             f"dimensions: the smallest kind of index needs {least:.2g}",
         )
-    if count <= EXACT_UP_TO and fitting[0] is KINDS[0]:
+    if count <= EXACT_UP_TO:
         return [EXACT]
     trial = _Trial(embeddings, target_recall, seed)
     usual = usual_lists(count)
     tried = {}
     for kind in fitting:
+        note(f"{kind.factory(usual, dim)}: tried")
         tried[kind, usual] = trial.of(kind, usual)
-        note(tried[kind, usual].factory)
     best = [kind for kind, _ in _ranked(tried) if kind.has_lists][:_WORTH_BUILDING]
     for kind in best:
         for factor in _FEWER_OR_MORE_LISTS:
             lists = int(usual * factor)
             if lists * _VECTORS_PER_LIST > count:
                 continue
+            note(f"{kind.factory(lists, dim)}: tried")
             tried[kind, lists] = trial.of(kind, lists)
-            note(tried[kind, lists].factory)
     return [tried[each].factory for each in _ranked(tried)][:_WORTH_BUILDING]
 
 
@@ -106,7 +107,7 @@ class _Trial:
         self._sample = [read_rows(embeddings, sample_rows(self._count, size, seed))]
         self._held_out = sample_rows(size, _NUM_QUERIES, seed)
         queries = self._sample[0][self._held_out]
-        self._asked = Asked(queries, exact_neighbors(self._sample, queries, _NEAREST, self._held_out))
+        self._asked = Asked(queries, exact_neighbors(self._sample, queries, RECALL_AT, self._held_out))
         self._centroids = Centroids()
 
     def of(self, kind: Kind, lists: int) -> Tried:

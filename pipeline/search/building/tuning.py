@@ -92,13 +92,15 @@ def tune(index: faiss.Index, asked: Asked, target_recall: float) -> Point:
         beside = {} if ranked is None else {_REFINING: ranked}
         while True:
             point = measure(index, asked, {thorough: values[thorough][step]} | beside)
-            if point.recall.low >= target_recall or step + 1 == len(values[thorough]):
-                break
+            reached = point.recall.low >= target_recall
+            is_last = step + 1 == len(values[thorough])
+            if reached or is_last or (best is not None and point.work >= best.work):
+                break  # more lists are more work
             step += 1
-        if point.recall.low < target_recall:
-            return best or point
-        if best is None or point.work < best.work:
+        if reached and (best is None or point.work < best.work):
             best = point
+        elif best is None:
+            return point
     assert best is not None
     return best
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import faiss
 
 from pipeline.errors import UserError
-from pipeline.search.building.certificate import Recall
+from pipeline.search.building.certificate import RECALL_AT, Recall
 from pipeline.search.building.filling import add_held_out, fill
-from pipeline.search.building.index import HELD_OUT_AT_MOST, RECALL_AT
+from pipeline.search.building.index import HELD_OUT_AT_MOST
 from pipeline.search.building.kinds import is_exact
 from pipeline.search.building.truth import exact_neighbors
 from pipeline.search.building.tuning import Asked, Point, certify, set_search_parameters, tune

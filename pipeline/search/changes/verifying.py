@@ -9,6 +9,7 @@ from pipeline.artifacts import sha256_of
 from pipeline.atomic import recover_if_free
 from pipeline.encoder.runtime import Encoder
 from pipeline.errors import UserError
+from pipeline.search.building.certificate import RECALL_AT
 from pipeline.search.building.truth import exact_neighbors
 from pipeline.search.changes.segments import left_of
 from pipeline.search.files.card import IndexCard
@@ -17,7 +18,6 @@ from pipeline.search.live import Live
 from pipeline.search.rows import KeepsNoEmbeddingsError, read_rows, sample_rows
 
 _NUM_QUERIES = 200
-_NEAREST = 10
 _SEED = 0
 # Queries beside an image are not new images, and 200 are a sample: of nine indexes that were tried this
 # recall was 0.13 above to 0.013 below that of new images, and no healthy one falls by so much.
@@ -108,7 +108,7 @@ def _recall(live: Live) -> float | None:
     noise /= np.linalg.norm(noise, axis=1, keepdims=True)
     queries = images + np.sqrt(np.maximum(2 - 2 * similarity, 0)) * noise
     queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
-    k = min(_NEAREST, len(live))
+    k = min(RECALL_AT, len(live))
     truth = places[exact_neighbors(parts, queries, k, np.empty(0, dtype=np.int64))]
     found = live.search(queries, k, live.is_live, np.full(len(queries), -1))
     hits = [len(np.intersect1d(of_one, exact)) for (_, of_one), exact in zip(found, truth, strict=True)]
