@@ -2,9 +2,9 @@
 
 import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
 import pyarrow
 import pyarrow.fs
@@ -14,6 +14,8 @@ from pipeline.errors import MachineError, UserError
 
 # The headers of a tar lie as far apart as its images are large; a request that brings many is one of a few.
 _READ_AT_ONCE = 8 * 2**20
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class RemoteFile:
             with _file_system(self.address)[0].open_input_file(self.path) as file:
                 return bytes(file.read_at(length, offset))
 
-        return cast(bytes, _reached(self, read))
+        return _reached(self, read)
 
 
 def is_address(text: str) -> bool:
@@ -73,6 +75,7 @@ def remote_file(address: str) -> RemoteFile:
 
     Raises:
         UserError: neither pyarrow nor fsspec knows such addresses.
+        MachineError: it cannot be reached.
     """
     return RemoteFile(address, _file_system(address)[1])
 
@@ -120,7 +123,13 @@ def _file_system(address: str) -> tuple["pyarrow.fs.FileSystem", str]:
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(file_system)), path
 
 
-def _reached(file: RemoteFile, ask):  # type: ignore[no-untyped-def]
+def _reached(file: RemoteFile, ask: Callable[[], T]) -> T:
+    """What a question to a file system is answered with.
+
+    Raises:
+        UserError: there is no such file or folder.
+        MachineError: it cannot be reached.
+    """
     try:
         return ask()
     except FileNotFoundError:
