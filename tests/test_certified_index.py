@@ -39,11 +39,16 @@ def asked(vectors: NDArray[np.float32]) -> Asked:
     return Asked(queries, exact_neighbors([vectors], queries, 10, HELD_OUT))
 
 
-@pytest.fixture(scope="module")
-def made(vectors: NDArray[np.float32]) -> Iterator[Made]:
+@pytest.fixture(scope="module", autouse=True)
+def _few_are_a_thousand() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trial, "EXACT_UP_TO", 1000)
-        yield make_index([vectors[:3500], vectors[3500:]], AUTO)
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(vectors: NDArray[np.float32]) -> Made:
+    return make_index([vectors[:3500], vectors[3500:]], AUTO)
 
 
 def answer(shares: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
