@@ -22,10 +22,10 @@ def main() -> None:
     embeddings = [data.read_embeddings(split) for split in data.splits()]
     started = time.perf_counter()
     with atomic_folder(data.index, loaded.check) as folder:
-        made = make_index(embeddings, params, note=lambda told: print(f"index: {told}", flush=True))
+        made = make_index(embeddings, params, lambda told: print(f"index: {told}", flush=True), folder)
         built = made.built
         IndexFolder(folder).write(
-            made.index,
+            made.file or made.index,
             built,
             data.encoder,
             data.read_manifest(),

@@ -34,7 +34,7 @@ def test_exact_search_is_numpys_with_ids_counted_over_all_parts(
     kept = np.setdiff1d(np.arange(6000), left_out)
     _, expected = nearest(bank[left_out], bank[kept], 10, CPU)
     np.testing.assert_array_equal(exact_neighbors(parts, bank[left_out], 10, left_out), kept[expected])
-    monkeypatch.setattr(rows, "_AT_ONCE", 700)  # in many chunks
+    monkeypatch.setattr(rows, "_BYTES_AT_ONCE", 700 * bank[0].nbytes)  # in many chunks
     np.testing.assert_array_equal(exact_neighbors(parts, bank[left_out], 10, left_out), kept[expected])
 
 

@@ -16,7 +16,7 @@ from pipeline.artifacts import Artifacts, read_json, sha256_of, write_json
 from pipeline.errors import UserError, damaged_output, existing, missing_output
 from pipeline.search.files.card import BASE, Built, IndexCard, PartCard, card_of
 from pipeline.search.files.catalog import Catalog, write_catalog
-from pipeline.search.files.faiss_file import read_faiss, seal_of, write_sealed
+from pipeline.search.files.faiss_file import move_sealed, read_faiss, seal_of, write_sealed
 from pipeline.search.files.thumbnails import Thumbnails, ThumbnailWriter, encode_all
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class IndexFolder:
 
     def write(
         self,
-        index: faiss.Index,
+        index: faiss.Index | Path,
         built: Built,
         encoder: Path | None,
         manifest: "pd.DataFrame | Iterator[pyarrow.Table]",
@@ -102,7 +102,7 @@ class IndexFolder:
         """Writes all of them, index.json last.
 
         Args:
-            index: of all images.
+            index: of all images; or the file that it lies in already, on the same disk, which is moved here.
             built: how.
             encoder: the ONNX file that made the embeddings; None: they alone are searched with.
             manifest: a row an image, in the order of the ids; or rows of the catalog, as they come.
@@ -113,7 +113,7 @@ class IndexFolder:
         Raises:
             OSError: the disk has no room for it.
         """
-        seal = write_sealed(index, self.index)
+        seal = move_sealed(index, self.index) if isinstance(index, Path) else write_sealed(index, self.index)
         if encoder is not None:
             shutil.copyfile(encoder, self.encoder)
         write_catalog(self.catalog, manifest)

@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-_AT_ONCE = 100_000  # of 512 dimensions, 200 MB
+_BYTES_AT_ONCE = 16 << 20  # of the rows that are read together
 
 
 class Rows(Protocol):
@@ -90,20 +90,27 @@ def sample_rows(count: int, size: int, seed: int) -> NDArray[np.int64]:
 
 
 def read_rows(parts: Sequence[Rows], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Rows, sorted, of all parts of [N, D], copied, [len(rows), D]."""
-    ends = np.cumsum([len(part) for part in parts])
-    chosen = [
-        part[rows[(rows >= end - len(part)) & (rows < end)] - (end - len(part))]
-        for part, end in zip(parts, ends, strict=True)
-    ]
-    return np.ascontiguousarray(np.concatenate(chosen))
+    """Rows, sorted, of all parts of [N, D], copied, [len(rows), D]; beside them a chunk is in memory."""
+    made = np.empty((len(rows), parts[0].shape[1]), dtype=np.float32)
+    at_once, first = _rows_at_once(parts), 0
+    for part in parts:
+        begin, end = np.searchsorted(rows, [first, first + len(part)])
+        for start in range(begin, end, at_once):
+            here = slice(start, min(start + at_once, end))
+            made[here] = part[rows[here] - first]
+        first += len(part)
+    return made
 
 
 def chunks(parts: Sequence[Rows]) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """All rows of all parts in their order, a chunk at a time: the number of its first row, and [n, D]."""
-    first = 0
+    at_once, first = _rows_at_once(parts), 0
     for part in parts:
-        for start in range(0, len(part), _AT_ONCE):
-            rows = np.ascontiguousarray(part[start : start + _AT_ONCE])
+        for start in range(0, len(part), at_once):
+            rows = np.ascontiguousarray(part[start : start + at_once])
             yield first, rows
             first += len(rows)
+
+
+def _rows_at_once(parts: Sequence[Rows]) -> int:
+    return max(1, _BYTES_AT_ONCE // (4 * parts[0].shape[1])) if parts else 1

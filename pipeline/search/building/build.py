@@ -1,8 +1,10 @@
 """An index from embeddings: its lists and codes learned from a sample, then filled."""
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import faiss
 import numpy as np
@@ -12,7 +14,9 @@ from pipeline.errors import SettingError
 from pipeline.search.building.filling import fill
 from pipeline.search.rows import Rows, read_rows, sample_rows
 
-_TRAINING_POINTS_PER_LIST = 64  # FAISS asks for 39 at least and uses 256 at most
+_POINTS_PER_LIST = 64  # that are learned from; FAISS uses 256 at most
+_POINTS_AT_LEAST = 39  # as FAISS asks for
+_COPIES = 3
 
 
 class Centroids:
@@ -56,17 +60,77 @@ def build_index(
     Raises:
         RuntimeError: FAISS does not know the factory string, or cannot build it from so few vectors.
     """
-    index = faiss.index_factory(embeddings[0].shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    index = untrained(factory, embeddings[0].shape[1])
     if not index.is_trained:
         if centroids is not None:
             centroids.give(index)
-        inverted = faiss.try_extract_index_ivf(index)
-        if inverted is not None:
-            inverted.cp.min_points_per_centroid = 1  # fewer are no fault: FAISS would warn
-        index.train(_training_sample(embeddings, index, seed, held_out))
+        index.train(read_rows(embeddings, _training_rows(embeddings, index, seed, held_out)))
         if centroids is not None:
             centroids.keep(index)
     return fill(index, embeddings, held_out)
+
+
+def train_in_little(
+    embeddings: Sequence[Rows], factory: str, seed: int, held_out: NDArray[np.int64], memory: int
+) -> faiss.Index:
+    """A trained and empty index, an inverted file, as `build_index` trains it where the memory is enough.
+
+    Where it is not, centroids and codes learn from fewer rows.
+
+    Args:
+        embeddings: parts of [N, D] each.
+        factory: FAISS's factory string.
+        seed: of the sample.
+        held_out: rows that nothing is learned from, sorted.
+        memory: for the sample and what FAISS makes of it, bytes.
+
+    Raises:
+        SettingError: it does not hold as many rows as FAISS asks for.
+    """
+    count, dim = sum(len(part) for part in embeddings), embeddings[0].shape[1]
+    index = untrained(factory, dim)
+    inverted: Any = faiss.extract_index_ivf(index)  # whose type stubs lack most of it
+    row_bytes = 4 * dim
+    if inverted.nlist > learned_in(memory, dim) and memory < count * row_bytes:
+        least = min(count, _POINTS_AT_LEAST * inverted.nlist) * row_bytes
+        raise SettingError(
+            "index.memory_gib",
+            f"{memory / 2**30:.2g} is too little to learn {inverted.nlist} lists of {dim} dimensions: that "
+            f"takes {rounded_up(least / 2**30):g}, or an index.factory of fewer lists",
+        )
+    sample = _training_rows(embeddings, index, seed, held_out, memory // row_bytes)
+    rows = read_rows(embeddings, sample)
+    inverted.train_q1(len(rows), faiss.swig_ptr(rows), False, inverted.metric_type)
+    # beside what codes learn from FAISS makes a choice of it, and what is left of that behind the centroids
+    step = -(-_COPIES * rows.nbytes // memory)
+    if step > 1:
+        del rows  # before the next are read
+        rows = read_rows(embeddings, sample[::step])
+    index.train(rows)
+    return index
+
+
+def learned_in(memory: int, dim: int) -> int:
+    """How many lists at most are learned in so many bytes."""
+    return memory // (_POINTS_AT_LEAST * 4 * dim)
+
+
+def rounded_up(gib: float) -> float:
+    """To a thousandth, so that what is said to be enough is."""
+    return math.ceil(1000 * gib) / 1000
+
+
+def untrained(factory: str, dim: int) -> faiss.Index:
+    """An inner-product index as FAISS makes it.
+
+    Raises:
+        RuntimeError: FAISS does not know the factory string.
+    """
+    index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    inverted = faiss.try_extract_index_ivf(index)
+    if inverted is not None:
+        inverted.cp.min_points_per_centroid = 1  # fewer are no fault: FAISS would warn
+    return index
 
 
 @contextmanager
@@ -87,14 +151,17 @@ def faiss_errors(factory: str, count: int, dimension: int) -> Iterator[None]:
         ) from None
 
 
-def _training_sample(
-    embeddings: Sequence[Rows], index: faiss.Index, seed: int, held_out: NDArray[np.int64]
-) -> NDArray[np.float32]:
+def _training_rows(
+    embeddings: Sequence[Rows],
+    index: faiss.Index,
+    seed: int,
+    held_out: NDArray[np.int64],
+    most: int | None = None,
+) -> NDArray[np.int64]:
+    """The rows that an index learns from, sorted, so many at most."""
     count = sum(len(part) for part in embeddings)
-    try:
-        num_lists = faiss.extract_index_ivf(index).nlist
-    except RuntimeError:
-        num_lists = 1024  # a quantiser without lists: 65,536 vectors are plenty
-    size = min(count, _TRAINING_POINTS_PER_LIST * max(num_lists, 256))
-    rows = sample_rows(count, size, seed)
-    return read_rows(embeddings, rows[~np.isin(rows, held_out)])
+    inverted = faiss.try_extract_index_ivf(index)
+    num_lists = 1024 if inverted is None else inverted.nlist  # a quantiser without lists: 65,536 are plenty
+    size = min(count, _POINTS_PER_LIST * max(num_lists, 256))
+    rows = sample_rows(count, size if most is None else min(size, most), seed)
+    return rows[~np.isin(rows, held_out)]

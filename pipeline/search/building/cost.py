@@ -34,7 +34,11 @@ _OF_A_LIST: dict[Any, float] = {
 
 
 def counted_search(
-    index: faiss.Index, queries: NDArray[np.float32], k: int, parameters: Mapping[str, int]
+    index: faiss.Index,
+    queries: NDArray[np.float32],
+    k: int,
+    parameters: Mapping[str, int],
+    among: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.int64], float]:
     """Searches, and counts what that takes.
 
@@ -45,6 +49,7 @@ def counted_search(
         queries: [Q, D], Q > 0.
         k: wanted of each.
         parameters: of the search, like nprobe.
+        among: which ids may be found, [N]; None: all.
 
     Returns:
         The ids that were found, [Q, k], -1 where there was none; and the work of one query, in distances of
@@ -54,7 +59,7 @@ def counted_search(
     counts = kinds.cvar
     for each in (counts.indexIVF_stats, counts.hnsw_stats, counts.indexPanorama_stats):
         each.reset()
-    _, ids = index.search(queries, k, params=search_parameters(index, parameters, among=None))
+    _, ids = index.search(queries, k, params=search_parameters(index, parameters, among))
     total = _total(index, k * parameters.get("k_factor_rf", 1), len(queries), counts)
     if "k_factor_rf" in parameters:
         total += _REFINED * k * parameters["k_factor_rf"] * len(queries)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import faiss
@@ -14,6 +15,7 @@ from pipeline.search.building.certificate import EXACT_RECALL, RECALL_AT, UNKNOW
 from pipeline.search.building.cost import bytes_per_vector, counted_search
 from pipeline.search.building.filling import add_held_out
 from pipeline.search.building.kinds import is_exact
+from pipeline.search.building.on_disk import Merged, build_on_disk, is_too_large
 from pipeline.search.building.trial import worth_building
 from pipeline.search.building.truth import exact_neighbors
 from pipeline.search.building.tuning import (
@@ -41,7 +43,8 @@ class Made:
     """An index, and what was found out about it.
 
     Attributes:
-        index: of all rows.
+        index: of all rows; memory-mapped where it was merged on disk.
+        file: where it lies then, as FAISS reads it; else None.
         built: how.
         curves: recall against work of each kind that was built whole, the chosen one first.
         queries_per_s: of many at once.
@@ -49,6 +52,7 @@ class Made:
     """
 
     index: faiss.Index
+    file: Path | None
     built: Built
     curves: dict[str, list[Point]]
     queries_per_s: float
@@ -56,7 +60,10 @@ class Made:
 
 
 def make_index(
-    embeddings: Sequence[Rows], params: "Index", note: Callable[[str], None] = lambda told: None
+    embeddings: Sequence[Rows],
+    params: "Index",
+    note: Callable[[str], None] = lambda told: None,
+    scratch: Path | None = None,
 ) -> Made:
     """Chooses, builds, tunes and certifies an index, with queries that are not in it until that is done.
 
@@ -68,29 +75,34 @@ def make_index(
         embeddings: parts of [N, D] each, in the order of the ids; of memory maps a chunk is read at a time.
         params: the factory or `auto`, the recall wanted and how many queries measure it.
         note: is told what is under way.
+        scratch: a folder on the disk that the index goes to, in which one is merged that the memory does not
+            hold; what is left there is `Made.file`. None: nothing is merged.
 
     Raises:
         UserError: FAISS does not know the factory string, or cannot build it from so few vectors; or the
             memory holds no kind of index.
+        OSError: the disk has no room to merge one.
     """
-    count = sum(len(part) for part in embeddings)
     factories = [params.factory]
     if params.factory == AUTO:
-        factories = worth_building(embeddings, params.target_recall, params.memory_gib, params.seed, note)
-    builder = _Builder(embeddings, params)
+        target, memory = params.target_recall, params.memory_gib
+        on_disk = scratch is not None
+        factories = worth_building(embeddings, target, memory, params.seed, note, on_disk=on_disk)
+    builder = _Builder(embeddings, params, note, scratch)
     whole: list[_Whole] = []
     for factory in factories:
-        if not is_exact(factory):
-            note(f"{factory}: built of {count:,} vectors")
         whole.append(builder.build(factory))
         whole.sort(key=lambda each: (each.point.recall.low < params.target_recall, each.point.work))
         whole[1:] = [replace(each, index=None) for each in whole[1:]]  # one is kept
     best, *others = whole
     assert best.index is not None
+    if best.merged is not None:
+        best.merged.set_parameters(best.point.parameters)
     set_search_parameters(best.index, best.point.parameters)
     queries_per_s, p99_ms = _speed(best.index, builder.queries)
     return Made(
         index=best.index,
+        file=None if best.merged is None else best.merged.path,
         built=Built(
             dimension=best.index.d,
             count=best.index.ntotal,
@@ -119,6 +131,7 @@ class _Whole:
     bytes_per_vector: float
     point: Point
     curve: list[Point]
+    merged: Merged | None = None
 
     def runner_up(self) -> RunnerUp:
         return RunnerUp(
@@ -135,8 +148,14 @@ class _Whole:
 class _Builder:
     """Builds kinds of index of the same rows, asked the same."""
 
-    def __init__(self, embeddings: Sequence[Rows], params: "Index") -> None:
-        self._embeddings, self._params = embeddings, params
+    def __init__(
+        self,
+        embeddings: Sequence[Rows],
+        params: "Index",
+        note: Callable[[str], None],
+        scratch: Path | None,
+    ) -> None:
+        self._embeddings, self._params, self._note, self._scratch = embeddings, params, note, scratch
         self._count = sum(len(part) for part in embeddings)
         num_queries = min(params.num_queries, self._count // HELD_OUT_AT_MOST)
         self._held_out = sample_rows(self._count, num_queries, params.seed)
@@ -146,31 +165,56 @@ class _Builder:
 
     def build(self, factory: str) -> _Whole:
         """Builds an index, tunes it and certifies its recall."""
-        embeddings, seed = self._embeddings, self._params.seed
-        with faiss_errors(factory, self._count, embeddings[0].shape[1]):
+        embeddings, seed, dim = self._embeddings, self._params.seed, self._embeddings[0].shape[1]
+        with faiss_errors(factory, self._count, dim):
             if is_exact(factory):
                 index = build_index(embeddings, factory, seed, self._held_out[:0])
                 _, work = counted_search(index, embeddings[0][:1], 1, {})
                 point = Point({}, EXACT_RECALL, work)
                 return _Whole(factory, index, bytes_per_vector(index), point, [point])
+            if self._scratch is not None and is_too_large(factory, self._count, dim, self._params.memory_gib):
+                return self._on_disk(factory, self._scratch)
+            self._note(f"{factory}: built of {self._count:,} vectors")
             index = build_index(embeddings, factory, seed, self._held_out, self._centroids)
-            if len(self._held_out) < 2:  # too few to tell: as thorough as it can be
-                most = {name: values[-1] for name, values in knobs(index).items()}
-                certified = Certified(Point(most, UNKNOWN, float(self._count)), [])
-            else:
-                tuned, measured = self._halves()
-                target = self._params.target_recall
-                certified = certify(index, measured, target, tune(index, tuned, target))
+            certified = self._certified(index)
             if len(self._held_out):
                 add_held_out(index, self.queries, self._held_out)
             return _Whole(factory, index, bytes_per_vector(index), certified.point, certified.curve)
 
-    def _halves(self) -> tuple[Asked, Asked]:
+    def _on_disk(self, factory: str, scratch: Path) -> _Whole:
+        """Builds an index of all rows, of which the held-out ones are not found until that is done.
+
+        Each list is read from its beginning to its end, and what is passed over in it changes nothing for the
+        others: an inverted file finds then what it would find without these rows.
+        """
+        self._note(f"{factory}: does not fit index.memory_gib: merged on disk of {self._count:,} vectors")
+        merged = build_on_disk(
+            self._embeddings, factory, self._params.seed, self._held_out, self._params.memory_gib, scratch
+        )
+        among = np.ones(self._count, dtype=np.bool_)
+        among[self._held_out] = False
+        certified = self._certified(merged.index, among)
+        return _Whole(
+            factory,
+            merged.index,
+            bytes_per_vector(merged.index),
+            certified.point,
+            certified.curve,
+            merged,
+        )
+
+    def _certified(self, index: faiss.Index, among: NDArray[np.bool_] | None = None) -> Certified:
+        """An index of all but the held-out rows, or one in which they are not found, tuned and certified."""
+        if len(self._held_out) < 2:  # too few to tell: as thorough as it can be
+            most = {name: values[-1] for name, values in knobs(index).items()}
+            return Certified(Point(most, UNKNOWN, float(self._count)), [])
         if self._asked is None:
             k = min(RECALL_AT, self._count - len(self._held_out))
             truth = exact_neighbors(self._embeddings, self.queries, k, self._held_out)
             self._asked = Asked(self.queries, truth)
-        return self._asked.halves()
+        tuned, measured = replace(self._asked, among=among).halves()
+        target = self._params.target_recall
+        return certify(index, measured, target, tune(index, tuned, target))
 
 
 def _speed(index: faiss.Index, queries: NDArray[np.float32]) -> tuple[float, float]:

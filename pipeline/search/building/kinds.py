@@ -37,6 +37,13 @@ KINDS = (
     Kind(lambda lists, dim: f"IVF{lists},PQ{_codes(dim)}x4fs,Refine(SQ8)", lambda dim: 1.25 * dim),
     Kind(lambda lists, dim: f"IVF{lists},RaBitQfs,RFlat", lambda dim: 4.125 * dim + 16),
 )
+# Of those one is merged on disk where the memory holds none: lists that are arrays, read as they lie. Vectors
+# that are not in a list are read where they lie too, those alone that rank anew.
+ON_DISK = (
+    Kind(lambda lists, dim: f"IVF{lists},SQ8", lambda dim: dim),
+    Kind(lambda lists, dim: f"IVF{lists},SQ8,RFlat", lambda dim: 5 * dim),
+    Kind(lambda lists, dim: f"IVF{lists},SQ8,Refine(SQ8)", lambda dim: 2 * dim),
+)
 
 
 def is_exact(factory: str) -> bool:

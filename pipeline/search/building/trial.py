@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import SettingError
-from pipeline.search.building.build import Centroids, build_index
+from pipeline.search.building.build import Centroids, build_index, learned_in, rounded_up
 from pipeline.search.building.certificate import RECALL_AT
 from pipeline.search.building.cost import CENTROID
-from pipeline.search.building.kinds import EXACT, KINDS, Kind, usual_lists
+from pipeline.search.building.kinds import EXACT, KINDS, ON_DISK, Kind, usual_lists
 from pipeline.search.building.truth import exact_neighbors
 from pipeline.search.building.tuning import Asked, tune
 from pipeline.search.rows import Rows, read_rows, sample_rows
@@ -15,6 +15,7 @@ from pipeline.search.rows import Rows, read_rows, sample_rows
 # To search so few exactly costs less than an inverted file of them does before it reads its first list.
 EXACT_UP_TO = 10_000
 _SAMPLE = 100_000
+_COPIES_OF_THE_SAMPLE = 5  # itself, what is learned from, and an index with vectors and codes
 _NUM_QUERIES = 500
 _WORTH_BUILDING = 2
 # Four times as many would take FAISS's k-means sixteen times as long: of 1,000,000 x 128 four minutes.
@@ -44,8 +45,11 @@ def worth_building(
     memory_gib: float,
     seed: int,
     note: Callable[[str], None],
+    on_disk: bool = False,
 ) -> list[str]:
     """The factory strings of the kinds that promise the least work, from the best on; of few images one.
+
+    Where none fits, and one may be merged on disk, one of those that can be.
 
     Every kind that fits is tried with the usual number of lists, then the best two with fewer and more. The
     lists of the sample are as long as those of the whole, so that as much of them is read.
@@ -56,24 +60,33 @@ def worth_building(
         memory_gib: that two indexes may take, as the first is kept while the second is built.
         seed: of the sample, the queries and what is learned.
         note: is told of each kind as it is tried.
+        on_disk: whether one may be merged there.
 
     Raises:
-        SettingError: no kind fits.
+        SettingError: no kind fits, or the memory does not hold a sample that tells enough.
     """
     count, dim = sum(len(part) for part in embeddings), embeddings[0].shape[1]
     kinds = KINDS if count > EXACT_UP_TO else KINDS[:1]
     fitting = [kind for kind in kinds if _gib(kind, count, dim) <= memory_gib]
+    usual, size = usual_lists(count), min(count, _SAMPLE)
+    most_lists, num_built = count // _VECTORS_PER_LIST, _WORTH_BUILDING
+    if not fitting and on_disk and count > EXACT_UP_TO:
+        memory = int(memory_gib * 2**30)
+        size = min(size, memory // (_COPIES_OF_THE_SAMPLE * 4 * dim))
+        if size >= EXACT_UP_TO:
+            note("no kind of index fits index.memory_gib: one is merged on disk")
+            fitting, num_built = list(ON_DISK), 1
+            most_lists = min(most_lists, learned_in(memory, dim))
+            usual = min(usual, 1 << (most_lists.bit_length() - 1))
     if not fitting:
-        least = min(_gib(kind, count, dim) for kind in kinds)
         raise SettingError(
             "index.memory_gib",
             f"{memory_gib:g} is too little for {count} vectors of {dim} "
-            f"dimensions: the smallest kind of index needs {least:.2g}",
+            f"dimensions: {_least(kinds, count, dim, on_disk)}",
         )
     if count <= EXACT_UP_TO:
         return [EXACT]
-    trial = _Trial(embeddings, target_recall, seed)
-    usual = usual_lists(count)
+    trial = _Trial(embeddings, target_recall, seed, size)
     tried = {}
     for kind in fitting:
         note(f"{kind.factory(usual, dim)}: tried")
@@ -82,11 +95,11 @@ def worth_building(
     for kind in best:
         for factor in _FEWER_OR_MORE_LISTS:
             lists = int(usual * factor)
-            if lists * _VECTORS_PER_LIST > count:
+            if lists > most_lists:
                 continue
             note(f"{kind.factory(lists, dim)}: tried")
             tried[kind, lists] = trial.of(kind, lists)
-    return [tried[each].factory for each in _ranked(tried)][:_WORTH_BUILDING]
+    return [tried[each].factory for each in _ranked(tried)][:num_built]
 
 
 def _ranked(tried: dict[tuple[Kind, int], Tried]) -> list[tuple[Kind, int]]:
@@ -97,13 +110,19 @@ def _gib(kind: Kind, count: int, dim: int) -> float:
     return _WORTH_BUILDING * count * (kind.bytes_per_vector(dim) + 8) / 2**30  # and an id
 
 
+def _least(kinds: Sequence[Kind], count: int, dim: int, on_disk: bool) -> str:
+    if on_disk and count > EXACT_UP_TO:
+        sample = EXACT_UP_TO * _COPIES_OF_THE_SAMPLE * 4 * dim / 2**30
+        return f"to choose a kind of index that is merged on disk needs {rounded_up(sample):g}"
+    return f"the smallest kind of index needs {min(_gib(kind, count, dim) for kind in kinds):.2g}"
+
+
 class _Trial:
     """A sample, queries that are not in it, and their truth."""
 
-    def __init__(self, embeddings: Sequence[Rows], target_recall: float, seed: int) -> None:
+    def __init__(self, embeddings: Sequence[Rows], target_recall: float, seed: int, size: int) -> None:
         self._count = sum(len(part) for part in embeddings)
         self._target_recall, self._seed = target_recall, seed
-        size = min(self._count, _SAMPLE)
         self._sample = [read_rows(embeddings, sample_rows(self._count, size, seed))]
         self._held_out = sample_rows(size, _NUM_QUERIES, seed)
         queries = self._sample[0][self._held_out]

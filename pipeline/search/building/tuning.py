@@ -1,7 +1,7 @@
 """An approximate index is made as thorough as the recall asked for, and no more: tuned, then certified."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import faiss
 import numpy as np
@@ -56,16 +56,21 @@ class Asked:
     """Queries and what is right.
 
     Attributes:
-        queries: of images that are not in the index, [Q, D].
+        queries: of images that are not in the index, or not found in it, [Q, D].
         truth: ids of their exact nearest among those that are, [Q, k].
+        among: which ids are found, [N]; None: all that are in the index.
     """
 
     queries: NDArray[np.float32]
     truth: NDArray[np.int64]
+    among: NDArray[np.bool_] | None = None
 
     def halves(self) -> tuple["Asked", "Asked"]:
         """Every other query, and the others: one to tune with, one to measure what was tuned."""
-        return Asked(self.queries[::2], self.truth[::2]), Asked(self.queries[1::2], self.truth[1::2])
+        one, other = (
+            replace(self, queries=self.queries[first::2], truth=self.truth[first::2]) for first in (0, 1)
+        )
+        return one, other
 
 
 def tune(index: faiss.Index, asked: Asked, target_recall: float) -> Point:
@@ -141,7 +146,7 @@ def certify(index: faiss.Index, asked: Asked, target_recall: float, tuned: Point
 
 def measure(index: faiss.Index, asked: Asked, parameters: Mapping[str, int]) -> Point:
     """What the index reaches with these parameters."""
-    found, work = counted_search(index, asked.queries, asked.truth.shape[1], parameters)
+    found, work = counted_search(index, asked.queries, asked.truth.shape[1], parameters, asked.among)
     return Point(dict(parameters), recall_of(found, asked.truth), work)
 
 

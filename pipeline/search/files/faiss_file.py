@@ -3,6 +3,8 @@
 import hashlib
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +52,38 @@ def write_sealed(index: faiss.Index, path: Path) -> str:
         OSError: the disk has no room for it.
     """
     digest = hashlib.sha256()
+    # through Python's file: where the disk is full at the last bytes FAISS's own raises nothing
+    with writing(path), path.open("wb") as file:
+
+        def write(content: bytes) -> int:
+            digest.update(content)
+            return file.write(content)
+
+        faiss.write_index(index, faiss.PyCallbackIOWriter(write))  # type: ignore[attr-defined]
+        file.write(digest.digest())
+    return digest.hexdigest()
+
+
+def move_sealed(file: Path, path: Path) -> str:
+    """Moves a file that FAISS reads, and writes behind it the sha256 of its bytes; gives that, as above.
+
+    Raises:
+        OSError: the disk has no room for it.
+    """
+    file.replace(path)
+    with writing(path), path.open("r+b") as moved:
+        digest = hashlib.file_digest(moved, "sha256")  # to the end
+        moved.write(digest.digest())
+    return digest.hexdigest()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """In the block what the system refuses is said of this file, whose name Python's writes do not know."""
     try:
-        # through Python's file: where the disk is full at the last bytes FAISS's own raises nothing
-        with path.open("wb") as file:
-
-            def write(content: bytes) -> int:
-                digest.update(content)
-                return file.write(content)
-
-            faiss.write_index(index, faiss.PyCallbackIOWriter(write))  # type: ignore[attr-defined]
-            file.write(digest.digest())
+        yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
-    return digest.hexdigest()
 
 
 def seal_of(path: Path) -> str:

@@ -68,11 +68,13 @@ def build_folder(given: Given, path: Path, params: "Index", *, replace: bool = F
         progress.begin("check", sum(len(file) for file in files))
         with atomic_folder(path) as partial:
             _check_rows(files, progress)
-            made = make_index(files, params, progress.note)
+            made = make_index(files, params, progress.note, partial)
             assert made.index.d == dimension
             progress.note("write")
             folder = IndexFolder(partial)
-            card = folder.write(made.index, made.built, given.encoder, names.tables(), manifest_sha256=None)
+            card = folder.write(
+                made.file or made.index, made.built, given.encoder, names.tables(), manifest_sha256=None
+            )
             write_curves(folder.curves, made.curves)
     return card
 
