@@ -38,6 +38,22 @@ def test_exact_search_is_numpys_with_ids_counted_over_all_parts(
     np.testing.assert_array_equal(exact_neighbors(parts, bank[left_out], 10, left_out), kept[expected])
 
 
+@pytest.mark.parametrize("at_once", [1, 13, 100_000])
+def test_exact_search_answers_the_same_in_any_chunks(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of small whole numbers, whose products are exact and often equal: the smaller id is first."""
+    rng = np.random.default_rng(3)
+    bank, queries = (rng.integers(-1, 2, (count, 4)).astype(np.float32) for count in (150, 20))
+    monkeypatch.setattr(rows, "_BYTES_AT_ONCE", at_once * bank[0].nbytes)
+    similarities = queries @ bank.T
+    expected = np.argsort(-similarities, axis=1, kind="stable")[:, :25]
+    found = exact_neighbors([bank[:70], bank[70:]], queries, 25, np.empty(0, dtype=np.int64))
+    expected_of, found_of = (np.take_along_axis(similarities, ids, axis=1) for ids in (expected, found))
+    np.testing.assert_array_equal(found_of, expected_of)
+    is_last = found_of == found_of[:, -1:]  # more may equal them
+    np.testing.assert_array_equal(found[~is_last], expected[~is_last])
+    assert (np.diff(found, axis=1)[np.diff(found_of, axis=1) == 0] > 0).all()
+
+
 @pytest.mark.parametrize("count", [1, 2, 5, 20])
 @pytest.mark.parametrize("factory", ["auto", "HNSW8"])
 def test_a_handful_of_images_is_searched_whole(

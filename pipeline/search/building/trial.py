@@ -74,7 +74,7 @@ def worth_building(
         memory = int(memory_gib * 2**30)
         size = min(size, memory // (_COPIES_OF_THE_SAMPLE * 4 * dim))
         if size >= EXACT_UP_TO:
-            note("no kind of index fits index.memory_gib: one is merged on disk")
+            note("index.memory_gib holds no two indexes: one is built, on disk if need be")
             fitting, num_built = list(ON_DISK), 1
             most_lists = min(most_lists, learned_in(memory, dim))
             usual = min(usual, 1 << (most_lists.bit_length() - 1))
@@ -113,7 +113,7 @@ def _gib(kind: Kind, count: int, dim: int) -> float:
 def _least(kinds: Sequence[Kind], count: int, dim: int, on_disk: bool) -> str:
     if on_disk and count > EXACT_UP_TO:
         sample = EXACT_UP_TO * _COPIES_OF_THE_SAMPLE * 4 * dim / 2**30
-        return f"to choose a kind of index that is merged on disk needs {rounded_up(sample):g}"
+        return f"to choose one that is merged on disk takes {rounded_up(sample):g}"
     return f"the smallest kind of index needs {min(_gib(kind, count, dim) for kind in kinds):.2g}"
 
 

@@ -26,7 +26,8 @@ def exact_neighbors(
         left_out: rows that are not searched, sorted.
 
     Returns:
-        [Q, k], from the nearest on; of equals the smaller id first.
+        [Q, k], from the nearest on; of equals the smaller id first. Of those that equal the last, FAISS may
+        keep others in other chunks.
     """
     best = np.empty((len(queries), 0), dtype=np.float32)
     ids = np.empty((len(queries), 0), dtype=np.int64)
