@@ -12,7 +12,7 @@ MOST_OF_A_THUMBNAIL = 1024  # pixels
 class Index(Section):
     """`auto`, or any factory string of FAISS; for an approximate one, the recall@10 that it surely reaches.
 
-    `auto` takes so many GiB at most for what it builds, of which two are in memory at once.
+    An index may take so many GiB, and of `auto` two; one that takes more is merged on disk where it can be.
     With it lie thumbnails of at most so many pixels on their longer side; 0: none.
     """
 

@@ -26,7 +26,7 @@ def build(
         Path | None, typer.Option(metavar="FILE.parquet", help="What is known of each, a row a vector.")
     ] = None,
     factory: Annotated[str, typer.Option(metavar="auto|FACTORY", help="By trial, or FAISS's own.")] = "auto",
-    memory_gib: Annotated[float, typer.Option(metavar="GIB", help="That the kinds of auto may take.")] = 8.0,
+    memory_gib: Annotated[float, typer.Option(metavar="GIB", help="That an index may take in memory.")] = 8.0,
     target_recall: Annotated[
         float, typer.Option(metavar="SHARE", help="Of the ten nearest, what is surely found.")
     ] = 0.99,

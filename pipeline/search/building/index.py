@@ -85,9 +85,8 @@ def make_index(
     """
     factories = [params.factory]
     if params.factory == AUTO:
-        target, memory = params.target_recall, params.memory_gib
-        on_disk = scratch is not None
-        factories = worth_building(embeddings, target, memory, params.seed, note, on_disk=on_disk)
+        asked = (params.target_recall, params.memory_gib, params.seed)
+        factories = worth_building(embeddings, *asked, note, on_disk=scratch is not None)
     builder = _Builder(embeddings, params, note, scratch)
     whole: list[_Whole] = []
     for factory in factories:

@@ -66,40 +66,25 @@ def worth_building(
         SettingError: no kind fits, or the memory does not hold a sample that tells enough.
     """
     count, dim = sum(len(part) for part in embeddings), embeddings[0].shape[1]
-    kinds = KINDS if count > EXACT_UP_TO else KINDS[:1]
-    fitting = [kind for kind in kinds if _gib(kind, count, dim) <= memory_gib]
-    usual, size = usual_lists(count), min(count, _SAMPLE)
-    most_lists, num_built = count // _VECTORS_PER_LIST, _WORTH_BUILDING
-    if not fitting and on_disk and count > EXACT_UP_TO:
-        memory = int(memory_gib * 2**30)
-        size = min(size, memory // (_COPIES_OF_THE_SAMPLE * 4 * dim))
-        if size >= EXACT_UP_TO:
-            note("index.memory_gib holds no two indexes: one is built, on disk if need be")
-            fitting, num_built = list(ON_DISK), 1
-            most_lists = min(most_lists, learned_in(memory, dim))
-            usual = min(usual, 1 << (most_lists.bit_length() - 1))
-    if not fitting:
-        raise SettingError(
-            "index.memory_gib",
-            f"{memory_gib:g} is too little for {count} vectors of {dim} "
-            f"dimensions: {_least(kinds, count, dim, on_disk)}",
-        )
+    plan = _plan(count, dim, memory_gib, on_disk)
     if count <= EXACT_UP_TO:
         return [EXACT]
-    trial = _Trial(embeddings, target_recall, seed, size)
+    if plan.num_built < _WORTH_BUILDING:
+        note("index.memory_gib holds no two indexes: one is built, on disk if need be")
+    trial = _Trial(embeddings, target_recall, seed, plan.sample)
     tried = {}
-    for kind in fitting:
-        note(f"{kind.factory(usual, dim)}: tried")
-        tried[kind, usual] = trial.of(kind, usual)
+    for kind in plan.kinds:
+        note(f"{kind.factory(plan.lists, dim)}: tried")
+        tried[kind, plan.lists] = trial.of(kind, plan.lists)
     best = [kind for kind, _ in _ranked(tried) if kind.has_lists][:_WORTH_BUILDING]
     for kind in best:
         for factor in _FEWER_OR_MORE_LISTS:
-            lists = int(usual * factor)
-            if lists > most_lists:
+            lists = int(plan.lists * factor)
+            if lists > plan.most_lists:
                 continue
             note(f"{kind.factory(lists, dim)}: tried")
             tried[kind, lists] = trial.of(kind, lists)
-    return [tried[each].factory for each in _ranked(tried)][:num_built]
+    return [tried[each].factory for each in _ranked(tried)][: plan.num_built]
 
 
 def _ranked(tried: dict[tuple[Kind, int], Tried]) -> list[tuple[Kind, int]]:
@@ -110,11 +95,50 @@ def _gib(kind: Kind, count: int, dim: int) -> float:
     return _WORTH_BUILDING * count * (kind.bytes_per_vector(dim) + 8) / 2**30  # and an id
 
 
-def _least(kinds: Sequence[Kind], count: int, dim: int, on_disk: bool) -> str:
+@dataclass(frozen=True)
+class _Plan:
+    """What is tried.
+
+    Attributes:
+        kinds: of them.
+        sample: so many rows.
+        lists: the usual number.
+        most_lists: that are tried at all.
+        num_built: the best that are built whole.
+    """
+
+    kinds: Sequence[Kind]
+    sample: int
+    lists: int
+    most_lists: int
+    num_built: int
+
+
+def _plan(count: int, dim: int, memory_gib: float, on_disk: bool) -> _Plan:
+    """The kinds that fit; where none does those of which one may be merged, within the same memory.
+
+    Raises:
+        SettingError: it is too little for either.
+    """
+    kinds = KINDS if count > EXACT_UP_TO else KINDS[:1]
+    fitting = [kind for kind in kinds if _gib(kind, count, dim) <= memory_gib]
+    most_lists = count // _VECTORS_PER_LIST
+    if fitting:
+        return _Plan(fitting, min(count, _SAMPLE), usual_lists(count), most_lists, _WORTH_BUILDING)
+    least = f"the smallest kind of index needs {min(_gib(kind, count, dim) for kind in kinds):.2g}"
     if on_disk and count > EXACT_UP_TO:
-        sample = EXACT_UP_TO * _COPIES_OF_THE_SAMPLE * 4 * dim / 2**30
-        return f"to choose one that is merged on disk takes {rounded_up(sample):g}"
-    return f"the smallest kind of index needs {min(_gib(kind, count, dim) for kind in kinds):.2g}"
+        memory, of_a_row = int(memory_gib * 2**30), _COPIES_OF_THE_SAMPLE * 4 * dim
+        sample = min(count, _SAMPLE, memory // of_a_row)
+        if sample >= EXACT_UP_TO:
+            most_lists = min(most_lists, learned_in(memory, dim))
+            lists = min(usual_lists(count), 1 << (most_lists.bit_length() - 1))
+            return _Plan(ON_DISK, sample, lists, most_lists, 1)
+        enough = rounded_up(EXACT_UP_TO * of_a_row / 2**30)
+        least = f"to choose one that is merged on disk takes {enough:g}"
+    raise SettingError(
+        "index.memory_gib",
+        f"{memory_gib:g} is too little for {count} vectors of {dim} dimensions: {least}",
+    )
 
 
 class _Trial:
