@@ -27,6 +27,7 @@ from pipeline.search.building.index import make_index
 from pipeline.search.building.merging import write_merged
 from pipeline.search.building.on_disk import build_on_disk, is_too_large
 from pipeline.search.building.tuning import set_search_parameters
+from pipeline.search.files.faiss_file import write_sealed
 from pipeline.search.from_arrays.folder import Given, build_folder
 from pipeline.search.index_folder import IndexFolder
 from tests.processes import fails, files_of_at_most, run_lookalike
@@ -37,7 +38,14 @@ HELD_OUT = np.arange(0, COUNT, 40)
 NONE = HELD_OUT[:0]
 LITTLE_GIB = 0.00035  # for the codes of 4,697 rows, twice; no index of all
 ENOUGH = 3 * COUNT * DIM * 4  # bytes: all rows, and what codes learn of them
-KINDS = ["IVF64,Flat", "IVF64,SQ8", "IVF64,SQ8,RFlat", "IVF64,SQ8,Refine(SQ8)", "IVF64,Flat,Refine(SQ8)"]
+KINDS = [
+    "IVF64,Flat",
+    "IVF64,SQ8",
+    "IVF64,SQ8,RFlat",
+    "IVF64,SQ8,Refine(SQ8)",
+    "IVF64,Flat,Refine(SQ8)",
+    "IVF64_HNSW8,SQ8",
+]
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +164,21 @@ def test_what_is_learned_from_is_within_the_memory(
         match=r"memory_gib: 0.0003 is too little to learn 64 lists of 32 dimensions: that takes 0.001, or",
     ):
         train_in_little([vectors], "IVF64,SQ8", 0, HELD_OUT, memory - 1)
+
+
+def test_a_shard_is_within_the_memory_though_its_lists_grow_by_doubling(
+    vectors: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    def seen(shard: faiss.Index, path: Path) -> str:
+        sizes.append(shard.ntotal)
+        return write_sealed(shard, path)
+
+    monkeypatch.setattr(on_disk, "write_sealed", seen)
+    build_on_disk([vectors[:777], vectors[777:]], "IVF64,Flat", 0, HELD_OUT, LITTLE_GIB, tmp_path)
+    most = int(LITTLE_GIB * GIB / (2 * (4 * DIM + 8)))
+    assert sizes == [most, most, most, most, COUNT - 4 * most]
 
 
 def test_only_what_the_memory_does_not_hold_is_merged_and_only_what_can_be() -> None:

@@ -63,7 +63,7 @@ def write_merged(
 def write_parameters(path: Path, empty: faiss.Index, count: int) -> None:
     """Writes into a merged file what the empty index is set to, like nprobe; nothing else changes in it."""
     frame = _frame_of(empty, count)
-    with path.open("r+b") as file:
+    with writing(path), path.open("r+b") as file:
         file.write(frame.before_lists)
         file.seek(-len(frame.end), 2)
         file.write(frame.end)
