@@ -1,11 +1,15 @@
-"""Made-up embeddings with the structure of real ones: clusters of very different sizes."""
+"""Made-up embeddings with the structure of real ones: clusters of very different sizes, each nearly flat."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 NUM_CLUSTERS = 1000
-_NOISE = 0.6  # of a point around its cluster's centre, in lengths of the centre
-_AT_ONCE = 50_000
+# Of a point around its cluster's centre, in lengths of the centre: along directions of the cluster's own,
+# each shorter than the one before, and what is left in all the others. So the neighbours of a point spread in
+# about 12 dimensions (Levina and Bickel 2004, ten nearest).
+_SPREAD = 0.6
+_DIRECTIONS = 16
+_REST = 0.06
 
 
 def clustered(count: int, dim: int, seed: int, num_clusters: int = NUM_CLUSTERS) -> NDArray[np.float32]:
@@ -24,12 +28,16 @@ def clustered(count: int, dim: int, seed: int, num_clusters: int = NUM_CLUSTERS)
     centres = of_all.standard_normal((num_clusters, dim)).astype(np.float32)
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
     sizes = of_all.pareto(2, num_clusters) + 0.3
+    lengths = 1 / np.sqrt(np.arange(1, min(_DIRECTIONS, dim) + 1))
+    lengths *= _SPREAD / np.linalg.norm(lengths) / np.sqrt(dim)
     rng = np.random.default_rng([1, seed])
     clusters = rng.choice(num_clusters, count, p=sizes / sizes.sum())
+    by_cluster = np.split(np.argsort(clusters, kind="stable"), np.bincount(clusters).cumsum()[:-1])
     points = np.empty((count, dim), dtype=np.float32)
-    for start in range(0, count, _AT_ONCE):
-        block = points[start : start + _AT_ONCE]
-        block[:] = centres[clusters[start : start + len(block)]]
-        block += _NOISE / np.sqrt(dim) * rng.standard_normal(block.shape, dtype=np.float32)
-        block /= np.linalg.norm(block, axis=1, keepdims=True)
+    for cluster, rows in enumerate(by_cluster):
+        directions = of_all.standard_normal((len(lengths), dim)) * lengths[:, None]
+        some = rng.standard_normal((len(rows), len(lengths)), dtype=np.float32) @ directions.astype(np.float32)
+        some += _REST / np.sqrt(dim) * rng.standard_normal((len(rows), dim), dtype=np.float32)
+        some += centres[cluster]
+        points[rows] = some / np.linalg.norm(some, axis=1, keepdims=True)
     return points

@@ -39,6 +39,7 @@ def counted_search(
     k: int,
     parameters: Mapping[str, int],
     among: NDArray[np.bool_] | None = None,
+    k_of_whole: int | None = None,
 ) -> tuple[NDArray[np.int64], float]:
     """Searches, and counts what that takes.
 
@@ -50,6 +51,7 @@ def counted_search(
         k: wanted of each.
         parameters: of the search, like nprobe.
         among: which ids may be found, [N]; None: all.
+        k_of_whole: wanted of the whole that an index of a sample stands for; as many are ranked anew for it.
 
     Returns:
         The ids that were found, [Q, k], -1 where there was none; and the work of one query, in distances of
@@ -62,7 +64,7 @@ def counted_search(
     _, ids = index.search(queries, k, params=search_parameters(index, parameters, among))
     total = _total(index, k * parameters.get("k_factor_rf", 1), len(queries), counts)
     if "k_factor_rf" in parameters:
-        total += _REFINED * k * parameters["k_factor_rf"] * len(queries)
+        total += _REFINED * (k_of_whole or k) * parameters["k_factor_rf"] * len(queries)
     return np.asarray(ids), total / len(queries)
 
 

@@ -1,5 +1,6 @@
 """An approximate index is made as thorough as the recall asked for, and no more: tuned, then certified."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -59,11 +60,13 @@ class Asked:
         queries: of images that are not in the index, or not found in it, [Q, D].
         truth: ids of their exact nearest among those that are, [Q, k].
         among: which ids are found, [N]; None: all that are in the index.
+        k_of_whole: neighbours that are asked of the collection, where the index is of a sample of it.
     """
 
     queries: NDArray[np.float32]
     truth: NDArray[np.int64]
     among: NDArray[np.bool_] | None = None
+    k_of_whole: int | None = None
 
     def halves(self) -> tuple["Asked", "Asked"]:
         """Every other query, and the others: one to tune with, one to measure what was tuned."""
@@ -73,7 +76,7 @@ class Asked:
         return one, other
 
 
-def tune(index: faiss.Index, asked: Asked, target_recall: float) -> Point:
+def tune(index: faiss.Index, asked: Asked, target_recall: float, too_much: float = math.inf) -> Point:
     """The least work with which the lower end of the recall's interval reaches a target.
 
     Of an index that ranks anew, both parameters are moved: from the most that is ranked anew down, with just
@@ -83,9 +86,10 @@ def tune(index: faiss.Index, asked: Asked, target_recall: float) -> Point:
         index: built.
         asked: at least one query.
         target_recall: of the k nearest.
+        too_much: work beyond which it is not tuned.
 
     Returns:
-        The best point; the most thorough where none reaches the target.
+        The best point; where none reaches the target, the last that was tried.
     """
     values = knobs(index)
     if not values:
@@ -99,15 +103,14 @@ def tune(index: faiss.Index, asked: Asked, target_recall: float) -> Point:
             point = measure(index, asked, {thorough: values[thorough][step]} | beside)
             reached = point.recall.low >= target_recall
             is_last = step + 1 == len(values[thorough])
-            if reached or is_last or (best is not None and point.work >= best.work):
+            if reached or is_last or point.work >= (best.work if best else too_much):
                 break  # more lists are more work
             step += 1
         if reached and (best is None or point.work < best.work):
             best = point
-        elif best is None:
-            return point
-    assert best is not None
-    return best
+        elif best is None and is_last:
+            break  # and less ranked anew finds less
+    return best or point
 
 
 def certify(index: faiss.Index, asked: Asked, target_recall: float, tuned: Point) -> Certified:
@@ -146,7 +149,8 @@ def certify(index: faiss.Index, asked: Asked, target_recall: float, tuned: Point
 
 def measure(index: faiss.Index, asked: Asked, parameters: Mapping[str, int]) -> Point:
     """What the index reaches with these parameters."""
-    found, work = counted_search(index, asked.queries, asked.truth.shape[1], parameters, asked.among)
+    k = asked.truth.shape[1]
+    found, work = counted_search(index, asked.queries, k, parameters, asked.among, asked.k_of_whole)
     return Point(dict(parameters), recall_of(found, asked.truth), work)
 
 
