@@ -17,7 +17,8 @@ from pipeline.search.building.certificate import Recall, recall_of
 from pipeline.search.building.cost import CENTROID, bytes_per_vector, counted_search
 from pipeline.search.building.filling import add_held_out
 from pipeline.search.building.index import Made, make_index
-from pipeline.search.building.kinds import KINDS
+from pipeline.search.building.kinds import KINDS, Kind
+from pipeline.search.building.trial import _Trial
 from pipeline.search.building.truth import exact_neighbors
 from pipeline.search.building.tuning import Asked, certify, knobs, measure, tune
 from pipeline.search.finding import find
@@ -211,6 +212,19 @@ def test_auto_chooses_the_same_bytes_again(made: Made, vectors: NDArray[np.float
     again = make_index([vectors], AUTO)
     assert again.built == made.built
     np.testing.assert_array_equal(faiss.serialize_index(again.index), faiss.serialize_index(made.index))
+
+
+@pytest.mark.parametrize("kind", [KINDS[4], KINDS[5]], ids=["vectors in bytes", "short codes"])
+def test_a_tenth_of_the_images_tells_what_a_search_of_all_takes(kind: Kind) -> None:
+    """Ten neighbours among a tenth lie further apart, so that short codes seem enough: a fifth of the work."""
+    count, lists = 20_000, 64
+    vectors = clustered(count, DIM, seed=0, num_clusters=60)
+    told = _Trial([vectors], 0.95, seed=0, size=count // 10).of(kind, lists)
+    held_out = np.arange(0, count, 50)
+    queries = vectors[held_out]
+    asked = Asked(queries, exact_neighbors([vectors], queries, 10, held_out))
+    whole = tune(build_index([vectors], told.factory, 0, held_out), asked, 0.95)
+    assert whole.work / 2 < told.work < 2 * whole.work
 
 
 def test_auto_keeps_to_the_memory(vectors: NDArray[np.float32]) -> None:

@@ -28,15 +28,15 @@ def clustered(count: int, dim: int, seed: int, num_clusters: int = NUM_CLUSTERS)
     centres = of_all.standard_normal((num_clusters, dim)).astype(np.float32)
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
     sizes = of_all.pareto(2, num_clusters) + 0.3
-    lengths = 1 / np.sqrt(np.arange(1, min(_DIRECTIONS, dim) + 1))
+    lengths = 1 / np.sqrt(np.arange(1, min(_DIRECTIONS, dim) + 1), dtype=np.float32)
     lengths *= _SPREAD / np.linalg.norm(lengths) / np.sqrt(dim)
     rng = np.random.default_rng([1, seed])
     clusters = rng.choice(num_clusters, count, p=sizes / sizes.sum())
     by_cluster = np.split(np.argsort(clusters, kind="stable"), np.bincount(clusters).cumsum()[:-1])
     points = np.empty((count, dim), dtype=np.float32)
     for cluster, rows in enumerate(by_cluster):
-        directions = of_all.standard_normal((len(lengths), dim)) * lengths[:, None]
-        some = rng.standard_normal((len(rows), len(lengths)), dtype=np.float32) @ directions.astype(np.float32)
+        directions = of_all.standard_normal((len(lengths), dim), dtype=np.float32) * lengths[:, None]
+        some = rng.standard_normal((len(rows), len(lengths)), dtype=np.float32) @ directions
         some += _REST / np.sqrt(dim) * rng.standard_normal((len(rows), dim), dtype=np.float32)
         some += centres[cluster]
         points[rows] = some / np.linalg.norm(some, axis=1, keepdims=True)

@@ -130,7 +130,11 @@ def ours(vectors: NDArray[np.float32], target: float) -> faiss.Index:
     params = Index(
         factory="auto", memory_gib=8, target_recall=target, num_queries=2000, seed=0, thumbnail_size=0
     )
-    made = make_index([vectors], params, lambda told: print(f"  {time.perf_counter() - started:4.0f} s {told}", flush=True))
+
+    def note(told: str) -> None:
+        print(f"  {time.perf_counter() - started:4.0f} s {told}", flush=True)
+
+    made = make_index([vectors], params, note)
     seconds = time.perf_counter() - started
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
     built = made.built
