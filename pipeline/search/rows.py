@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-_BYTES_AT_ONCE = 16 << 20  # of the rows that are read together
+_BYTES_AT_ONCE = 16 << 20  # of rows that are read together: with 64 and 256 MiB no pass was faster
 
 
 class Rows(Protocol):
