@@ -197,7 +197,6 @@ def test_auto_merges_one_that_reaches_its_target_where_the_memory_holds_none(
     vectors: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial, "EXACT_UP_TO", 300)
-    monkeypatch.setattr(trial, "_NUM_QUERIES", 100)
     params = Index(
         factory="auto", memory_gib=0.00022, target_recall=0.9, num_queries=600, seed=0, thumbnail_size=0
     )
