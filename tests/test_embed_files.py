@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,10 +17,11 @@ from PIL import Image
 
 from pipeline import Encoder
 from pipeline.collection import decoding
-from pipeline.collection.sources.members import Member, reader_of
-from pipeline.encoder import embed_each as module
-from pipeline.encoder import embed_files as tables
-from pipeline.encoder.embed_files import embed_files
+from pipeline.collection.sources.members import Member
+from pipeline.encoder.from_files import embed_files as local
+from pipeline.encoder.from_files import table as tables
+from pipeline.encoder.from_files.embed_files import embed_files
+from pipeline.encoder.from_files.parts import Part
 from pipeline.images import read_image
 from tests.fatal import Fatal
 from tests.processes import fails, files_of_at_most, run, run_lookalike
@@ -116,15 +119,17 @@ def test_files_that_are_named_are_left_out_where_a_folders_would_be(
 def test_files_that_come_meanwhile_are_left_out(
     photos: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = reader_of(photos)
-    passes = iter([NUM_PHOTOS, 10**6])
-    assert reader is not None
-    members = [member for member in reader(photos) if not member.is_raw]
-    monkeypatch.setattr(
-        module, "reader_of", lambda _: lambda _: iter((members * 2)[: min(next(passes), 2 * NUM_PHOTOS)])
-    )
-    num_rows, skipped = embed_files(encoder, [photos], 64, tmp_path / "out.parquet")
-    assert num_rows + len(skipped) == NUM_PHOTOS
+    shutil.copytree(photos / "a", tmp_path / "a")
+    listed = local.list_for_one_reader
+
+    def list_before_others_come(*arguments: Any) -> list[Part]:
+        parts = listed(*arguments)
+        shutil.copy(photos / "a/001.png", tmp_path / "a/000.png")
+        return parts
+
+    monkeypatch.setattr(local, "list_for_one_reader", list_before_others_come)
+    num_rows, skipped = embed_files(encoder, [tmp_path / "a"], 64, tmp_path / "out.parquet")
+    assert (num_rows, len(skipped)) == (NUM_PHOTOS // 2, 1)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
@@ -205,14 +210,17 @@ def test_a_file_that_crashes_its_decoder_costs_itself_alone(
 ) -> None:
     """The pool's other chunks are decoded one by one then, and keep their names."""
 
-    def reader(path: Path) -> Iterator[Member]:
-        for member in in_folder(path):
-            is_fatal = member.name == "b/010.png"
-            yield Member(member.name, lambda: Fatal(b"x")) if is_fatal else member
+    read = local.read_parts
 
-    in_folder = reader_of(photos)
-    assert in_folder is not None
-    monkeypatch.setattr(module, "reader_of", lambda _: reader)
+    def with_a_fatal_one(*arguments: Any) -> Iterator[tuple[int, Iterator[tuple[str, Member]]]]:
+        for number, members in read(*arguments):
+            yield number, map(fatal_where_it_should_be, members)
+
+    def fatal_where_it_should_be(member: tuple[str, Member]) -> tuple[str, Member]:
+        is_fatal = member[1].name == "b/010.png"
+        return (member[0], Member(member[1].name, lambda: Fatal(b"x"))) if is_fatal else member
+
+    monkeypatch.setattr(local, "read_parts", with_a_fatal_one)
     num_rows, skipped = embed_files(encoder, [photos], 64, tmp_path / "out.parquet")
     assert num_rows == NUM_PHOTOS - 1
     assert [image.reason for image in skipped if image.source.endswith("010.png")] == [

@@ -21,9 +21,10 @@ from PIL import Image
 from benchmarks.index.changes import write_encoder
 from pipeline import Encoder
 from pipeline.collection.places import place_of
-from pipeline.encoder.embed_files import embed_files
+from pipeline.encoder.from_files import parts
+from pipeline.encoder.from_files.embed_files import embed_files
 from pipeline.encoder.on_ray import cluster as module
-from pipeline.encoder.on_ray import files, parts
+from pipeline.encoder.on_ray import files
 from pipeline.encoder.on_ray.cluster import begin_try, cluster, end_tries
 from pipeline.encoder.on_ray.files import embed_files_on_ray
 from pipeline.errors import MachineError, StoppedError, UserError
@@ -169,7 +170,7 @@ def test_a_stopped_run_goes_on_and_other_images_begin_anew(
 
     with pytest.raises(StoppedError) as stopped:
         embed()
-    assert "the finished shards are kept in" in str(stopped.value)
+    assert "the finished parts are kept in" in str(stopped.value)
     assert not table.exists()
     shard = tmp_path / ".out.parquet.shards/0000001.parquet"
     shard.write_bytes(shard.read_bytes()[:-20])  # a damaged one is not taken for done

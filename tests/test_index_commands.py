@@ -14,8 +14,8 @@ import pytest
 
 from pipeline import Encoder, ImageIndex
 from pipeline.artifacts import Artifacts, sha256_of
-from pipeline.encoder import embed_each as module
-from pipeline.encoder.embed_each import Embedded, Passed, Skipped, embed_each
+from pipeline.encoder.from_files import embed_each as module
+from pipeline.encoder.from_files.embed_each import Embedded, Passed, Skipped, embed_each
 from pipeline.errors import UserError
 from pipeline.images import read_image
 from pipeline.search.changes.next_generation import next_generation

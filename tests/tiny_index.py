@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks.index.changes import write_encoder
 from pipeline import Encoder
 from pipeline.collection.worker import Read
-from pipeline.encoder.embed_each import Embedded, Passed, Skipped
+from pipeline.encoder.from_files.embed_each import Embedded, Passed, Skipped
 from pipeline.images import read_image
 from pipeline.params.index import Index
 from pipeline.search.building.index import make_index

@@ -26,7 +26,7 @@ def embed(
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What the encoder runs on.")] = "auto",
     batch_size: Annotated[int, typer.Option(metavar="N", help="Images that it is given at a time.")] = 64,
     engine: Annotated[
-        str, typer.Option(metavar="local|ray", help="ray: Ray Data's workers; a stopped run goes on.")
+        str, typer.Option(metavar="local|ray", help="ray: Ray Data's workers, on this machine or many.")
     ] = "local",
     ray_address: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Of a Ray cluster to join, or auto.")
@@ -36,7 +36,7 @@ def embed(
 
     A row an image: source, sha256, width, height, and embedding, float32 and of length 1, so that the dot
     product of two is their cosine similarity. An image that cannot be read is named on standard error and
-    left out.
+    left out. A command that was stopped goes on with the parts of 2,048 images that it had finished.
 
     \b
     Examples:
@@ -47,7 +47,7 @@ def embed(
     """
     from pipeline.collection.places import place_of
     from pipeline.collection.sources.collection import printable
-    from pipeline.encoder.embed_files import embed_files
+    from pipeline.encoder.from_files.embed_files import embed_files
     from pipeline.encoder.runtime import Encoder
 
     _check(output, device, batch_size, engine, ray_address)

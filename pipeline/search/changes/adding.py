@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.encoder.embed_each import (
+from pipeline.encoder.from_files.embed_each import (
     Embedded,
     Skipped,
     count_images,

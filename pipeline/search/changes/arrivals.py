@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.ipc
 from numpy.typing import NDArray
 
-from pipeline.encoder.embed_each import Embedded
+from pipeline.encoder.from_files.embed_each import Embedded
 from pipeline.search.files.catalog import SCHEMA
 from pipeline.search.files.thumbnails import encode_all
 from pipeline.search.rows import Rows

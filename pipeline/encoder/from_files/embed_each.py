@@ -136,6 +136,23 @@ def embed_members(
         known: as for `embed_each`.
         num_workers: processes that decode; None: one a core.
     """
+    for _, outcome in embed_parts(encoder, iter([(0, members)]), total, batch_size, known, num_workers):
+        yield outcome
+
+
+def embed_parts(
+    encoder: Encoder,
+    parts: Iterator[tuple[int, Iterator[tuple[str, Member]]]],
+    total: int,
+    batch_size: int,
+    known: NDArray[np.bytes_] | None = None,
+    num_workers: int | None = None,
+) -> Iterator[tuple[int, Embedded | Passed | Skipped]]:
+    """The same of parts, each with its number, which comes with every outcome; a batch is of one part.
+
+    So the encoder is given the same batches of a part, whatever came before, and images of the next are
+    decoded while those of one are embedded.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         unwanted = None
         if known is not None and total >= _WORTH_TELLING:
@@ -145,31 +162,41 @@ def embed_members(
         decoded = _Decoded(encoder.image_size, num_rows, Path(scratch), unwanted, num_workers)
         seen: set[bytes] = set()
         batch: list[_Waiting] = []
-        for outcome in decoded.images(members):
-            if isinstance(outcome, Skipped):
-                yield outcome
+        for outcome in decoded.images(parts):
+            if batch and (len(batch) == batch_size or outcome.part != batch[0].part):
+                yield batch[0].part, decoded.embedded(batch, encoder)
+                batch = []
+            if isinstance(outcome, _Unread):
+                yield outcome.part, Skipped(outcome.source, outcome.reason)
             elif known is not None and (outcome.read.sha256 in seen or is_among(outcome.read.sha256, known)):
                 decoded.free(outcome.row)
-                yield Passed(outcome.source)
+                yield outcome.part, Passed(outcome.source)
             else:
                 if known is not None:
                     seen.add(outcome.read.sha256)
                 batch.append(outcome)
-                if len(batch) == batch_size:
-                    yield decoded.embedded(batch, encoder)
-                    batch = []
         if batch:
-            yield decoded.embedded(batch, encoder)
+            yield batch[0].part, decoded.embedded(batch, encoder)
 
 
 @dataclass(frozen=True)
 class _Waiting:
     """An image whose pixels stand in a row of the scratch array."""
 
+    part: int
     row: int
     source: str
     name: str
     read: Read
+
+
+@dataclass(frozen=True)
+class _Unread:
+    """One that could not be read, and why."""
+
+    part: int
+    source: str
+    reason: str
 
 
 class _Decoded:
@@ -183,24 +210,28 @@ class _Decoded:
         self._pixels = _scratch_array(self._path, np.uint8, (num_rows, size, size, 3))
         self._free = deque(range(num_rows))
 
-    def images(self, members: Iterator[tuple[str, Member]]) -> Iterator[_Waiting | Skipped]:
-        under_way: dict[int, tuple[int, str, str]] = {}  # the row, the source and the name of each number
+    def images(
+        self, parts: Iterator[tuple[int, Iterator[tuple[str, Member]]]]
+    ) -> Iterator[_Waiting | _Unread]:
+        under_way: dict[int, tuple[int, int, str, str]] = {}  # part, row, source and name of each number
 
         def places() -> Iterator[tuple[int, Place]]:
-            for number, (source, member) in enumerate(members):
-                under_way[number] = self._free.popleft(), source, printable(member.name)
-                yield number, Place(_PIXELS, under_way[number][0], member.read())
+            members = ((part, *member) for part, members in parts for member in members)
+            for number, (part, source, member) in enumerate(members):
+                row = self._free.popleft()
+                under_way[number] = part, row, source, printable(member.name)
+                yield number, Place(_PIXELS, row, member.read())
 
         def name_of(number: int) -> str:
-            return under_way[number][1]
+            return under_way[number][2]
 
         for number, outcome in decode_all(places(), self._job, name_of, self._num_workers):
-            row, source, name = under_way.pop(number)
+            part, row, source, name = under_way.pop(number)
             if isinstance(outcome, Read):
-                yield _Waiting(row, source, name, outcome)
+                yield _Waiting(part, row, source, name, outcome)
             else:
                 self.free(row)
-                yield Skipped(source, outcome)
+                yield _Unread(part, source, outcome)
 
     def free(self, row: int) -> None:
         self._free.append(row)

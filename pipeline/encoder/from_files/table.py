@@ -1,59 +1,29 @@
-"""Any image files to a table of embeddings."""
+"""A table of embeddings under way: one Parquet file, a row an image."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 
-from pipeline.atomic import atomic_file
-from pipeline.collection.places import Place
-from pipeline.encoder.embed_each import Embedded, Skipped, count_images, embed_each, none_can_be_read
+from pipeline.encoder.from_files.embed_each import Embedded
 from pipeline.encoder.runtime import Encoder
 
 _ROWS_A_GROUP = 1 << 13  # held until they are written: 67 MB of 2,048 dimensions
 
 
-def embed_files(
-    encoder: Encoder, paths: Sequence[Place], batch_size: int, output: Path
-) -> tuple[int, list[Skipped]]:
-    """Writes a Parquet table, a row an image: source, sha256, width, height, embedding (float32 [D]).
+class Table:
+    """A Parquet file under way: source, sha256, width, height, embedding (float32 [D]).
 
-    Rows stand in the order of `paths`, within a folder in the order of the names, within an archive as it was
-    packed; files that come while it runs are left out. The schema's metadata has the encoder's under
-    `encoder`, with its sha256. Images are decoded on every core, into a scratch array on disk that holds
-    those of some batches.
+    The schema's metadata has the encoder's under `encoder`, with its sha256.
 
     Args:
-        encoder: gives float32 [B, D], L2-normalised.
-        paths: image files, folders, .tar, .tar.gz, .tgz and .zip of them, and Parquet tables of images, here
-            or elsewhere.
-        batch_size: images that the encoder is given at a time.
-        output: of the table, which appears when all of it is written.
+        path: of the file.
+        encoder: that makes the embeddings.
 
-    Returns:
-        How many rows there are, and what was left out.
-
-    Raises:
-        UserError: there is no such path, an archive is damaged, or no image can be read.
-        MachineError: the process of an image was killed, most likely for want of memory.
+    Attributes:
+        num_rows: so far.
     """
-    total = count_images(paths)
-    with atomic_file(output) as partial, Table(partial, encoder) as table:
-        skipped = []
-        for outcome in embed_each(encoder, paths, total, batch_size, "embed"):
-            if isinstance(outcome, Embedded):
-                table.add(outcome)
-            elif isinstance(outcome, Skipped):
-                skipped.append(outcome)
-        if table.num_rows == 0:
-            raise none_can_be_read(total, skipped)
-    return table.num_rows, skipped
-
-
-class Table:
-    """A Parquet file under way."""
 
     def __init__(self, path: Path, encoder: Encoder) -> None:
         card = encoder.metadata | {"sha256": encoder.sha256}
