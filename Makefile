@@ -14,10 +14,10 @@ define install
 	@touch $@
 endef
 
-.PHONY: help install repro check test test-install bench verify clean
+.PHONY: help install repro check test test-install bench bench-train bench-embed bench-index bench-serve verify clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 install: $(VENV)/installed  ## make the environment, .venv, and nothing more
 
@@ -37,9 +37,21 @@ test: check  ## everything that must hold: `make check`, then the tests, on ever
 test-install: $(VENV)/installed-test  ## the built wheel in fresh environments; asks the package index
 	pytest -m installs
 
-bench: $(VENV)/installed-bench  ## the training step beside its peers', in one run (ARCHIVE=cifar10.tar)
+bench: bench-train bench-embed bench-index bench-serve  ## every speed beside its peers', both sides in one run
+
+bench-train: $(VENV)/installed-bench  ## the training step beside lightly's (ARCHIVE=cifar10.tar)
 	python -m benchmarks.simclr_step $(if $(ARCHIVE),--archive $(ARCHIVE))
 	python -m benchmarks.profile_step
+
+bench-embed: $(VENV)/installed-bench  ## the embedding loop, onnxruntime and torch; int8 and float32
+	python -m benchmarks.encoder.embedding
+	python -m benchmarks.encoder.precision
+
+bench-index: $(VENV)/installed-bench  ## the index that auto chooses (AUTOFAISS=python of its venv)
+	python -m benchmarks.index.recall $(if $(AUTOFAISS),--autofaiss $(AUTOFAISS))
+
+bench-serve: $(VENV)/installed-bench  ## the service beside a bare loop, on the outputs of make repro
+	python -m benchmarks.serve
 
 verify: $(VENV)/installed  ## run the committed chain twice, in two clones, and compare every hash of dvc.lock
 	rm -rf .lookalike/verify

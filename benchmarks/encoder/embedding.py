@@ -7,8 +7,9 @@
 
 Without `--sweep`, in turns: onnxruntime on batches that are ready in memory; the loop of stage `embed`, from
 a file that the system has not in memory to a file; torch, eager, in float32. With it, onnxruntime alone, by
-threads (up to twice the cores) and batch. Weights are random: they do not change the speed. On a machine that
-others use too, `--processor-time` compares one thread of each side, by the processor's time that it took.
+threads (up to twice the cores) and batch. Weights are random: they do not change the speed. The last lines
+are the ratios, the median of the rounds and their range. On a machine that others use too, `--processor-time`
+compares one thread of each side, by the processor's time that it took.
 """
 
 import argparse
@@ -25,13 +26,12 @@ import torch
 
 from models.backbones import build_backbone
 from pipeline.encoder.embed import embed_to_file
-from pipeline.encoder.export import PixelEncoder, export_onnx
+from pipeline.encoder.export import PixelEncoder, trace, write_onnx
 from pipeline.encoder.runtime import Encoder
 
 NETWORKS = (("resnet20", 32), ("resnet18", 32), ("efficientnet_lite0", 224), ("resnet18", 224))
 _BATCHES = (1, 8, 32, 64, 128, 256, 512)
 _STAGE_BATCHES = 4
-_SECONDS = 1.0  # of a measurement
 
 
 def colour_patches(num_images: int, size: int) -> np.ndarray:
@@ -46,7 +46,8 @@ def write_network(name: str, size: int, path: Path) -> PixelEncoder:
     torch.manual_seed(0)
     built = build_backbone(name, width=None, image_size=size)
     module = PixelEncoder(built.module, [0.5] * 3, [0.25] * 3).eval()
-    export_onnx(module, {"name": name, "image_size": size, "feature_dim": built.feature_dim}, path)
+    metadata = {"name": name, "image_size": size, "feature_dim": built.feature_dim}
+    write_onnx(trace(module, size), module, metadata, path)
     return module
 
 
@@ -55,7 +56,7 @@ def batch_of(size: int) -> int:
     return 256 if size <= 64 else 32
 
 
-def images_per_s(run: Callable[[], int], clock: Callable[[], float], seconds: float = _SECONDS) -> float:
+def images_per_s(run: Callable[[], int], clock: Callable[[], float], seconds: float) -> float:
     """Of what is run until so many seconds are over; it returns how many images it did."""
     started, num_images = clock(), 0
     while clock() - started < seconds:
@@ -82,7 +83,7 @@ def sweep(name: str, size: int, args: argparse.Namespace) -> None:
                     if batch_size <= len(images):
                         batch = images[:batch_size]
                         run = partial(len_of, encoder, batch)
-                        speed = images_per_s(run, time.perf_counter)
+                        speed = images_per_s(run, time.perf_counter, args.seconds)
                         found.setdefault((threads, batch_size), []).append(speed)
     for threads in encoders:
         speeds = [
@@ -93,7 +94,14 @@ def sweep(name: str, size: int, args: argparse.Namespace) -> None:
         print(f"{name} {size} px, {threads} threads, images/s by batch: {', '.join(speeds)}", flush=True)
 
 
-def compare(name: str, size: int, args: argparse.Namespace) -> None:
+def ratio(speeds: list[float], by: list[float]) -> str:
+    """The median over the rounds, and their range."""
+    ratios = [own / other for own, other in zip(speeds, by, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def compare(name: str, size: int, args: argparse.Namespace) -> list[str]:
+    """Prints the speeds; returns a line for each ratio."""
     clock, threads = (
         (time.process_time, 1) if args.processor_time else (time.perf_counter, os.cpu_count() or 1)
     )
@@ -127,19 +135,16 @@ def compare(name: str, size: int, args: argparse.Namespace) -> None:
             run()
         for _ in range(args.rounds):
             for side, run in sides.items():
-                speeds[side].append(images_per_s(run, clock))
+                speeds[side].append(images_per_s(run, clock, args.seconds))
+    what = f"{name} {size} px, batches of {batch_size}"
+    for side, found in speeds.items():
+        print(f"{what}: {side} {statistics.median(found):,.1f} images/s", flush=True)
     pairs = (
         ("stage embed", "ready batches"),
         ("ready batches", "torch eager"),
         ("stage embed", "torch eager"),
     )
-    for side, by in pairs:
-        ratios = [own / other for own, other in zip(speeds[side], speeds[by], strict=True)]
-        print(
-            f"{name} {size} px, batches of {batch_size}: {side} {statistics.median(speeds[side]):,.1f} "
-            f"images/s, {statistics.median(ratios):.2f} times {by} ({min(ratios):.2f} to {max(ratios):.2f})",
-            flush=True,
-        )
+    return [f"{what}: {side} / {by} {ratio(speeds[side], speeds[by])}" for side, by in pairs]
 
 
 def main() -> None:
@@ -147,12 +152,18 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=[f"{name}:{size}" for name, size in NETWORKS[:3]])
     parser.add_argument("--sweep", action="store_true", help="threads times batch sizes instead")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="a side and round")
     parser.add_argument("--batch", type=int, help="images; not given: as the recipes have it")
     parser.add_argument("--processor-time", action="store_true", help="of one thread, in place of seconds")
     args = parser.parse_args()
+    ratios = []
     for network in args.networks:
         name, _, size = network.rpartition(":")
-        (sweep if args.sweep else compare)(name, int(size), args)
+        if args.sweep:
+            sweep(name, int(size), args)
+        else:
+            ratios += compare(name, int(size), args)
+    print("\n".join(ratios))
 
 
 if __name__ == "__main__":

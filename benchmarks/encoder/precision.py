@@ -4,11 +4,13 @@
     python -m benchmarks.encoder.precision --networks efficientnet_lite0:224 --rounds 10 --threads 1
 
 int8 stands in both formats of onnxruntime's quantiser, QDQ (which stage `export` writes) and QOperator.
-Weights are random and images patches of colour: neither changes the speed. A line ends in what onnxruntime
-made of the graph: convolutions on integers, convolutions in float, and casts between the two.
+Weights are random and images patches of colour: neither changes the speed. A speed ends in what onnxruntime
+made of the graph: convolutions on integers, convolutions in float, and casts between the two. The last lines
+are the ratios, the median of the rounds and their range.
 """
 
 import argparse
+import logging
 import statistics
 import tempfile
 import time
@@ -21,7 +23,14 @@ import onnx
 import onnxruntime
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-from benchmarks.encoder.embedding import NETWORKS, batch_of, colour_patches, images_per_s, write_network
+from benchmarks.encoder.embedding import (
+    NETWORKS,
+    batch_of,
+    colour_patches,
+    images_per_s,
+    ratio,
+    write_network,
+)
 from pipeline.encoder.backbone_graph import backbone_of
 from pipeline.encoder.quantize import ImageBatches, nodes_in_int8, write_fp16, write_int8
 from pipeline.encoder.runtime import INPUT_NAME
@@ -76,7 +85,8 @@ def num_embedded(session: onnxruntime.InferenceSession, batch: np.ndarray) -> in
     return len(batch)
 
 
-def race(name: str, size: int, args: argparse.Namespace) -> None:
+def race(name: str, size: int, args: argparse.Namespace) -> list[str]:
+    """Prints the speeds; returns a line for each ratio."""
     clock, threads = (time.process_time, 1) if args.processor_time else (time.perf_counter, args.threads)
     with tempfile.TemporaryDirectory() as folder:
         paths = write_sides(Path(folder), name, size)
@@ -89,14 +99,14 @@ def race(name: str, size: int, args: argparse.Namespace) -> None:
             for side, session in sessions.items():
                 run = partial(num_embedded, session, batch)
                 speeds[side].append(images_per_s(run, clock, args.seconds))
+        what = f"{name} {size} px, batches of {len(batch)}"
         for side, found in speeds.items():
-            ratios = [own / fp32 for own, fp32 in zip(found, speeds["fp32"], strict=True)]
             print(
-                f"{name} {size} px, {side}: {statistics.median(found):,.1f} images/s, "
-                f"{statistics.median(ratios):.2f} times fp32 ({min(ratios):.2f} to {max(ratios):.2f}); "
-                f"{what_runs(paths[side])}",
+                f"{what}: {side} {statistics.median(found):,.1f} images/s; {what_runs(paths[side])}",
                 flush=True,
             )
+    sides = [side for side in speeds if side != "fp32"]
+    return [f"{what}: {side} / fp32 {ratio(speeds[side], speeds['fp32'])}" for side in sides]
 
 
 def main() -> None:
@@ -110,11 +120,14 @@ def main() -> None:
         "--batch", type=int, help="images; 256 at up to 64 px and 32 above where it is not given"
     )
     args = parser.parse_args()
+    logging.disable(logging.WARNING)  # the quantiser prints whole weights
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     print(f"VNNI: {'avx512_vnni' in flags or 'avx_vnni' in flags}; onnxruntime {onnxruntime.__version__}")
+    ratios = []
     for network in args.networks:
         name, _, size = network.rpartition(":")
-        race(name, int(size), args)
+        ratios += race(name, int(size), args)
+    print("\n".join(ratios))
 
 
 if __name__ == "__main__":
