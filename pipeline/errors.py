@@ -36,6 +36,10 @@ class SettingError(UserError):
         self.key, self.reason = key, reason
 
 
+class DamagedError(UserError):
+    """An output of the chain, or a copy of one, is not what it should be."""
+
+
 class NotFiniteError(UserError):
     """A training's loss or features are no longer numbers: its learning rate is too high."""
 
@@ -73,9 +77,9 @@ def existing(path: Path, made_by: str) -> Path:
     return path
 
 
-def damaged_output(path: Path, what_is_wrong: str, made_by: str) -> UserError:
+def damaged_output(path: Path, what_is_wrong: str, made_by: str) -> DamagedError:
     """That an output of the chain is not what it should be, and how it is made anew."""
-    return UserError(f"{path}: {what_is_wrong}: run 'dvc repro --force {made_by}'")
+    return DamagedError(f"{path}: {what_is_wrong}: run 'dvc repro --force {made_by}'")
 
 
 # What an operating system's refusal means and what mends it.

@@ -13,6 +13,10 @@ from pipeline.search.building.certificate import RECALL_AT
 # Q queries, D dimensions, N images
 
 
+class ForeignIdError(ValueError):
+    """An index holds ids that are no rows of it: its file is damaged."""
+
+
 def find(
     index: faiss.Index,
     queries: NDArray[np.float32],
@@ -36,6 +40,7 @@ def find(
 
     Raises:
         UserError: an index of this kind cannot search within some of its ids.
+        ForeignIdError: the index has found an id that is no row of it.
     """
     num_allowed = index.ntotal if among is None else int(among.sum())
     wanted = min(k + int((own_ids >= 0).any()), num_allowed)
@@ -55,6 +60,9 @@ def find(
             raise UserError(
                 "an index of this kind cannot search within a split or a class: choose another index.factory"
             ) from None
+        # -1 where nothing was found
+        if ids.min() < -1 or ids.max() >= index.ntotal:
+            raise ForeignIdError
         if (ids >= 0).all() or not chosen or max(chosen.values()) >= index.ntotal:
             break
         thorough *= 2

@@ -16,7 +16,7 @@ from pipeline.artifacts import Artifacts, read_json, sha256_of, write_json
 from pipeline.errors import UserError, damaged_output, existing, missing_output
 from pipeline.search.files.card import BASE, Built, IndexCard, PartCard, card_of
 from pipeline.search.files.catalog import Catalog, write_catalog
-from pipeline.search.files.faiss_file import move_sealed, read_faiss, seal_of, write_sealed
+from pipeline.search.files.faiss_file import ids_are_rows, move_sealed, read_faiss, seal_of, write_sealed
 from pipeline.search.files.thumbnails import Thumbnails, ThumbnailWriter, encode_all
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # Of a larger images.faiss the seal alone is held against index.json when it is opened: to hash 256 MiB takes
 # a fifth of a second, and to open it memory-mapped a thousandth.
 _HASHED_UP_TO = 256 << 20
+
+FOREIGN_IDS = "holds ids that are no rows of it"
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,9 @@ class IndexFolder:
             self.check(path, sha256_of(path), part.index_sha256)
         else:
             self.check(path, seal_of(path), part.index_seal)
+        # vectors that rank anew are looked up by these ids, which ends the process where they are none
+        if isinstance(faiss.downcast_index(index), faiss.IndexRefine) and not ids_are_rows(index):
+            raise damaged_output(path, FOREIGN_IDS, "index")
         return index
 
     def read_catalog(self, part: PartCard) -> Catalog:

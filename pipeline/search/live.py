@@ -8,18 +8,19 @@ Places count through the rows of the base and of all segments, one after the oth
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import UserError
+from pipeline.errors import DamagedError, UserError, damaged_output
 from pipeline.search.files.card import IndexCard, PartCard
 from pipeline.search.files.catalog import Catalog
 from pipeline.search.files.thumbnails import Thumbnails
-from pipeline.search.finding import find
-from pipeline.search.index_folder import IndexFolder
+from pipeline.search.finding import ForeignIdError, find
+from pipeline.search.index_folder import FOREIGN_IDS, IndexFolder
 from pipeline.search.rows import KeepsNoEmbeddingsError, Stored
 
 _SHOWN = 12  # names in a message
@@ -38,6 +39,7 @@ class Part:
         stored: the embeddings, by their rows.
         parameters: of its search, as tuned.
         first: the place of its first row.
+        path: of the index's file.
     """
 
     card: PartCard
@@ -47,6 +49,12 @@ class Part:
     stored: Stored
     parameters: Mapping[str, int]
     first: int
+    path: Path
+
+    @property
+    def damaged(self) -> DamagedError:
+        """That its index holds what cannot be."""
+        return damaged_output(self.path, FOREIGN_IDS, "index")
 
     @property
     def places(self) -> slice:
@@ -90,7 +98,8 @@ class Live:
             index = folder.read_index(card, each)
             catalog, thumbnails = folder.read_catalog(each), folder.read_thumbnails(each)
             parameters = {} if parts else card.search_parameters  # segments are exact
-            parts.append(Part(each, index, catalog, thumbnails, Stored(index), parameters, first))
+            path = folder.files_of(each.name).index
+            parts.append(Part(each, index, catalog, thumbnails, Stored(index), parameters, first, path))
             first += each.count
         live = cls(parts, folder.read_removed(card))
         if len(live) != card.count:
@@ -131,6 +140,8 @@ class Live:
                 f"image {id_}: an index of this kind does not give its embeddings back: ask with the image's "
                 "file"
             ) from None
+        except RuntimeError:  # FAISS notes where each row lies, and finds one that is none
+            raise part.damaged from None
 
     def thumbnail(self, id_: int) -> bytes | None:
         """The thumbnail of an image, as JPEG; None where the folder has none.
@@ -203,7 +214,7 @@ class Live:
             For each query similarities and places, from the nearest on.
 
         Raises:
-            UserError: an index of this kind cannot search within some of its images.
+            UserError: an index of this kind cannot search within some of its images, or its file is damaged.
         """
         own = np.minimum(np.searchsorted(self.ids, own_ids), len(self.ids) - 1)
         own[self.ids[own] != own_ids] = -1
@@ -212,7 +223,10 @@ class Live:
             here = None if among is None or among[part.places].all() else among[part.places]  # quicker
             is_here = (own >= part.first) & (own < part.places.stop)
             own_rows = np.where(is_here, own - part.first, -1)
-            answers = find(part.index, queries, k, part.parameters, here, own_rows)
+            try:
+                answers = find(part.index, queries, k, part.parameters, here, own_rows)
+            except ForeignIdError:
+                raise part.damaged from None
             found.append([(similarities, rows + part.first) for similarities, rows in answers])
         return [_nearest(of_one, k) for of_one in zip(*found, strict=True)]
 

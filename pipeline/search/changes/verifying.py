@@ -13,6 +13,7 @@ from pipeline.search.building.certificate import RECALL_AT
 from pipeline.search.building.truth import exact_neighbors
 from pipeline.search.changes.segments import left_of
 from pipeline.search.files.card import IndexCard
+from pipeline.search.files.faiss_file import ids_are_rows
 from pipeline.search.index_folder import IndexFolder
 from pipeline.search.live import Live
 from pipeline.search.rows import KeepsNoEmbeddingsError, read_rows, sample_rows
@@ -68,6 +69,7 @@ def _verify(folder: IndexFolder, card: IndexCard) -> Verified:
         return Verified([str(error)], None, card)
     if encoder is not None and encoder.dim != card.dimension:
         faults.append(f"{folder.encoder}: of {encoder.dim} dimensions, the index is of {card.dimension}")
+    faults += [str(part.damaged) for part in live.parts if not ids_are_rows(part.index)]
     if not (np.diff(live.ids) > 0).all():
         faults.append(f"{folder.path}: the ids of its catalogs do not ascend")
     if len(live.ids) and live.ids.max() >= card.next_id:

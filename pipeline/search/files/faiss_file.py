@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import faiss
+import numpy as np
 
 _SEAL_BYTES = hashlib.sha256().digest_size
 # FAISS takes the room for a table before it reads it. One of a file is no larger than the file, and no loop
@@ -43,6 +44,30 @@ def read_faiss(path: Path, *, into_memory: bool = False) -> faiss.Index:
         finally:
             kinds.set_deserialization_vector_byte_limit(before[0])
             kinds.set_deserialization_loop_limit(before[1])
+
+
+def ids_are_rows(index: faiss.Index) -> bool:
+    """Whether every id that its inverted lists hold is a row of it, and stands there once; reads all of them.
+
+    FAISS takes them as they stand in the file.
+    """
+    kinds: Any = faiss
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexRefine):
+        return ids_are_rows(index.base_index)
+    if isinstance(index, faiss.IndexPreTransform):
+        return ids_are_rows(index.index)
+    if not isinstance(index, faiss.IndexIVF):
+        return True
+    is_there = np.zeros(index.ntotal, dtype=np.bool_)
+    lists: Any = index.invlists
+    for number in range(index.nlist):
+        if size := lists.list_size(number):
+            ids = kinds.rev_swig_ptr(lists.get_ids(number), size)
+            if ids.min() < 0 or ids.max() >= index.ntotal:
+                return False
+            is_there[ids] = True
+    return bool(is_there.all())
 
 
 def write_sealed(index: faiss.Index, path: Path) -> str:

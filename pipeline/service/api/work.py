@@ -1,6 +1,7 @@
 """What both APIs have done: files become pixels, pixels become embeddings or neighbours."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 
-from pipeline.errors import UserError
+from pipeline.errors import DamagedError, UserError
 from pipeline.images import UnreadableImageError
 from pipeline.search.image_index import ImageIndex
 from pipeline.service.api.bodies import Upload
@@ -24,6 +25,8 @@ NO_ENCODER = (
     "this index folder has no encoder, and answers ids and embeddings alone: build it with --encoder to "
     "search with images"
 )
+DAMAGED = "the index folder is damaged: 'lookalike index verify' says which file, and the server's log too"
+_log = logging.getLogger("lookalike.service")
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,15 @@ class Workshop:
         """What the batcher makes of it; a client that has gone before its turn is not worked for.
 
         Raises:
-            Problem: there is no such id, split or class, the index cannot do it, or the client has gone.
+            Problem: there is no such id, split or class, the index cannot do it or is damaged, or the client
+                has gone.
         """
         job = self.batcher.put(index, queries, ask, request.scope["state"]["has_gone"])
         try:
             return await job.done
+        except DamagedError as error:
+            _log.error("%s", error)  # the path is for whoever runs the server
+            raise Problem(500, "damaged index", DAMAGED) from None
         except UserError as error:
             raise Problem(404, "not found", str(error)) from None
         except GoneError:

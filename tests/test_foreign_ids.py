@@ -1,0 +1,86 @@
+"""An images.faiss that was made to harm, and an index.json for it: ids in its lists are no rows of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+from pipeline import ImageIndex
+from pipeline.artifacts import sha256_of
+from pipeline.errors import DamagedError
+from pipeline.search.changes.verifying import verify
+from pipeline.search.files.faiss_file import ids_are_rows, read_faiss, write_sealed
+from tests.processes import fails, run_lookalike
+from tests.serving import serving
+from tests.tiny_index import COUNT, build, pixels_of, write_photo
+
+WRONG = "images.faiss: holds ids that are no rows of it: run 'dvc repro --force index'"
+
+
+def put_ids(folder: Path, *ids: int) -> None:
+    """Writes them over the first of every list, and what index.json says of the file."""
+    path = folder / "images.faiss"
+    index = read_faiss(path, into_memory=True)
+    inverted = faiss.extract_index_ivf(index)
+    for number in range(inverted.nlist):
+        size = inverted.invlists.list_size(number)
+        kinds: Any = faiss
+        kinds.rev_swig_ptr(inverted.invlists.get_ids(number), size)[:] = np.resize(ids, size)
+    path.unlink()
+    seal = write_sealed(index, path)
+    card = json.loads((folder / "index.json").read_text())
+    card |= {"index_sha256": sha256_of(path), "index_seal": seal}
+    (folder / "index.json").write_text(json.dumps(card))
+
+
+@pytest.mark.parametrize(
+    ("factory", "foreign"),
+    [
+        ("IVF4,Flat", 2**62),
+        ("IVF4,Flat", COUNT),
+        ("IVF4,Flat", -7),
+        ("IVF4,PQ4x4fs,RFlat", 2**62),  # where FAISS would read beyond its vectors
+        ("PCA8,IVF4,SQ8", COUNT),
+    ],
+)
+def test_a_search_says_that_the_file_is_damaged(tmp_path: Path, factory: str, foreign: int) -> None:
+    folder = tmp_path / "index"
+    build(folder, factory)
+    assert ids_are_rows(read_faiss(folder / "images.faiss"))
+    assert not verify(folder).faults
+    put_ids(folder, foreign)
+    with pytest.raises(DamagedError, match=WRONG):
+        ImageIndex.open(folder, "cpu").answers(pixels_of(3)[None], 5)
+    assert [fault.endswith(WRONG) for fault in verify(folder).faults] == [True]
+
+
+def test_an_id_that_stands_twice_in_place_of_another_is_found_by_verify(tmp_path: Path) -> None:
+    build(tmp_path / "index", "IVF4,Flat")
+    put_ids(tmp_path / "index", 5)
+    (fault,) = verify(tmp_path / "index").faults
+    assert fault.endswith(WRONG)
+
+
+def test_every_door_says_so_in_a_line_and_the_server_lives_on(tmp_path: Path) -> None:
+    folder = tmp_path / "data/index"
+    folder.parent.mkdir()
+    build(folder, "IVF4,Flat")
+    photo = write_photo(tmp_path, 3)
+    put_ids(folder, 2**62)
+    assert fails(2, "lookalike", "query", str(photo), cwd=tmp_path).endswith(WRONG)
+    assert fails(2, "lookalike", "query", "--id", "3", cwd=tmp_path).endswith(WRONG)
+    done = run_lookalike("index", "verify", cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert WRONG in done.stdout + done.stderr
+    with serving(folder) as server:  # whose stderr must hold no traceback
+        for question in ({"files": {"image": photo.read_bytes()}}, {"params": {"id": 3}}):
+            answer = server.post("/v1/search", **question)
+            assert answer.status_code == 500
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.json()["title"] == "damaged index"
+            assert str(tmp_path) not in answer.text
+        assert server.get("/v1/images").status_code == 200
+        assert any(WRONG in line for line in server.log)
