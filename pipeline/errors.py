@@ -1,11 +1,14 @@
 """What a person is told when something goes wrong: one plain line and the right exit code."""
 
 import errno
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGINT
+from types import FrameType
 from typing import NoReturn
 
 # The modules of the extra `train`, which a search does without.
@@ -17,6 +20,9 @@ TRAINING_STACK = (
 EXIT_FAULT = 1
 EXIT_MISTAKE = 2
 EXIT_BY_SIGNAL = 128  # and the number of the signal, as shells count
+
+_INTERRUPTED = "interrupted; what stood before is untouched, the same command starts again"
+_COMMAND = "lookalike"
 
 
 class UserError(ValueError):
@@ -99,6 +105,23 @@ def say_on_stderr(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
 
 
+def leave_on_ctrl_c() -> None:
+    """Until `plain_errors` begins, Ctrl-C ends this process at once, in its line and with 130.
+
+    For who is about to import what takes seconds: nothing has begun, and there is nobody yet to catch an
+    exception, which libraries swallow or wrap as they are imported. Only where the process is a stage or the
+    command itself, not where somebody imports one, and not where Ctrl-C is ignored.
+    """
+    is_ours = Path(sys.argv[0]).stem in ("-m", _COMMAND)  # `-m` while Python looks for the module
+    if is_ours and signal.getsignal(SIGINT) is signal.default_int_handler:
+        signal.signal(SIGINT, _leave_at_once)
+
+
+def _leave_at_once(_: int, __: FrameType | None) -> NoReturn:
+    say_on_stderr(_INTERRUPTED)
+    os._exit(EXIT_BY_SIGNAL + SIGINT)
+
+
 @contextmanager
 def plain_errors(say: Callable[[str], None] = say_on_stderr) -> Iterator[None]:
     """Turns the errors that a person can act on into one line on stderr and an exit code.
@@ -115,6 +138,8 @@ def plain_errors(say: Callable[[str], None] = say_on_stderr) -> Iterator[None]:
         say(message)
         sys.exit(code)
 
+    if signal.getsignal(SIGINT) is _leave_at_once:
+        signal.signal(SIGINT, signal.default_int_handler)
     try:
         yield
     except UserError as error:
@@ -138,7 +163,4 @@ def plain_errors(say: Callable[[str], None] = say_on_stderr) -> Iterator[None]:
         where = f"{error.filename}: " if error.filename is not None else ""
         leave(where + _OS_MENDS.get(error.errno or 0, error.strerror or str(error)), EXIT_FAULT)
     except KeyboardInterrupt:
-        leave(
-            "interrupted; what stood before is untouched, the same command starts again",
-            EXIT_BY_SIGNAL + SIGINT,
-        )
+        leave(_INTERRUPTED, EXIT_BY_SIGNAL + SIGINT)
