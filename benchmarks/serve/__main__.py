@@ -2,4 +2,5 @@
 
 from benchmarks.serve.load import main
 
-main()
+if __name__ == "__main__":
+    main()
