@@ -216,7 +216,7 @@ def test_auto_chooses_the_same_bytes_again(made: Made, vectors: NDArray[np.float
 
 @pytest.mark.parametrize("kind", [KINDS[4], KINDS[5]], ids=["vectors in bytes", "short codes"])
 def test_a_tenth_of_the_images_tells_what_a_search_of_all_takes(kind: Kind) -> None:
-    """Ten neighbours among a tenth lie further apart, so that short codes seem enough: a fifth of the work."""
+    """Ten neighbours among a tenth lie further apart: codes tell those apart with a fifth of the work."""
     count, lists = 20_000, 64
     vectors = clustered(count, DIM, seed=0, num_clusters=60)
     told = _Trial([vectors], 0.95, seed=0, size=count // 10).of(kind, lists)
