@@ -5,9 +5,9 @@ from numpy.typing import NDArray
 
 NUM_CLUSTERS = 1000
 # Of a point around its cluster's centre, in lengths of the centre: along directions of the cluster's own,
-# each shorter than the one before, and what is left in all the others. So the ten nearest of a point spread in
-# 16 dimensions (the median of Levina and Bickel's estimate, 2004). Those of real embeddings: 7 of the digits,
-# 15 of CIFAR-10 by `cifar10-short`.
+# each shorter than the one before, and what is left in all the others. So the ten nearest of a point spread
+# in 16 dimensions (the median of Levina and Bickel's estimate, 2004). Those of real embeddings: 7 of the
+# digits, 15 of CIFAR-10 by `cifar10-short`.
 _SPREAD = 0.6
 _DIRECTIONS = 24
 _REST = 0.06

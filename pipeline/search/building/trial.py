@@ -58,8 +58,8 @@ def worth_building(
     Where none fits, and one may be merged on disk, one of those that can be.
 
     Every kind that fits is tried with the usual number of lists, then the best two with fewer and more, which
-    they are built with where that saves a tenth. The lists of the sample are as long as those of the whole, so
-    that as much of them is read.
+    they are built with where that saves a tenth. The lists of the sample are as long as those of the whole,
+    so that as much of them is read.
 
     Args:
         embeddings: parts of [N, D] each.
