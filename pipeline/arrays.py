@@ -1,7 +1,7 @@
 """Arrays in files: read by the page, filled in place, never loaded whole."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +66,22 @@ def compact_array(path: Path, kept: NDArray[np.bool_]) -> None:
         file.truncate(array.offset + len(rows) * row_bytes)
 
 
+def slices(count: int, at_once: int = 1 << 16) -> Iterator[slice]:
+    """Parts of so many rows at most, which together are all rows from 0 to `count`."""
+    return (slice(start, min(count, start + at_once)) for start in range(0, count, at_once))
+
+
 class Stacked:
     """Arrays [N0, ...], [N1, ...], ... read as one [N0 + N1 + ..., ...], none of them loaded whole."""
 
-    def __init__(self, parts: Sequence[NDArray[np.uint8]]) -> None:
+    def __init__(self, parts: Sequence[NDArray[Any]]) -> None:
         self._parts = parts
         self._ends = np.cumsum([len(part) for part in parts])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]:
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[Any]:
         """The rows in the order asked for, [len(rows), ...], copied."""
         if len(self._parts) == 1:
             return np.asarray(self._parts[0][rows])
@@ -85,3 +90,17 @@ class Stacked:
             here = (rows < end) & (rows >= end - len(part))
             chosen[here] = part[rows[here] - (end - len(part))]
         return chosen
+
+
+class Picked:
+    """Some rows of another, by their places among the picked ones; read when they are asked for."""
+
+    def __init__(self, rows: Stacked, picked: NDArray[np.int64]) -> None:
+        self._rows, self._picked = rows, picked
+
+    def __len__(self) -> int:
+        return len(self._picked)
+
+    def __getitem__(self, places: NDArray[np.int64], /) -> NDArray[Any]:
+        """[len(places), ...], copied."""
+        return self._rows[self._picked[places]]

@@ -1,5 +1,6 @@
 """DVC stage `evaluate`: the encoder, the start that it began from and the pixels, scored side by side."""
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,8 +12,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from pipeline.arrays import Stacked
-from pipeline.artifacts import Artifacts, read_json, write_json
+from pipeline.arrays import Picked, Stacked
+from pipeline.artifacts import UNLABELLED, Artifacts, read_json, write_json
 from pipeline.atomic import atomic_folder
 from pipeline.encoder.finetuned import FinetuneFolder
 from pipeline.errors import plain_errors
@@ -40,7 +41,7 @@ from pipeline.params.evaluate import Evaluate
 from pipeline.params.reader import load_params
 from pipeline.provenance.loaded import Loaded
 from pipeline.search.index_folder import IndexFolder
-from pipeline.search.neighbors import Neighbors, neighbors_of_all
+from pipeline.search.neighbors import Neighbors, neighbors_of_all, new_array
 from pipeline.training.hardware.machine import choose_device, make_deterministic
 
 _NEIGHBORS = 10
@@ -57,8 +58,11 @@ def main() -> None:
     device = choose_device(params.device, "evaluate.device")
     make_deterministic(params.linear.seed)
     started = time.perf_counter()
-    with atomic_folder(data.evaluation, loaded.check) as folder:
-        figures, over_start = score_all(data, params, device, folder)
+    with (
+        atomic_folder(data.evaluation, loaded.check) as folder,
+        tempfile.TemporaryDirectory(dir=folder) as scratch,
+    ):
+        figures, over_start = score_all(data, params, device, folder, Path(scratch))
     write_json(data.metrics("evaluate"), figures)
     write_json(
         data.speed("evaluate"),
@@ -72,24 +76,29 @@ def main() -> None:
 
 
 def score_all(
-    data: Artifacts, params: Evaluate, device: torch.device, folder: Path
+    data: Artifacts, params: Evaluate, device: torch.device, folder: Path, scratch: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Figures for the metrics, and the gains over the start; every table goes into the folder."""
-    manifest = data.read_manifest()
+    """Figures for the metrics, and the gains over the start; every table goes into the folder.
+
+    What grows with the collection is read in parts, or lies in scratch, a folder; but for some numbers an
+    image.
+    """
+    manifest = data.read_manifest(["split", "label"])
     scored = scored_images(manifest)
-    contents = contents_of(manifest)
-    every, distinct = nearest_others(data, contents)
-    others = of_other_contents(distinct.ids, contents)
-    splits = manifest["split"].to_numpy(dtype=object)
-    faults = find_faults(others, distinct.cosines, splits, contents, picture_of(data))
-    test_ids = manifest.loc[manifest["split"] == "test", "id"].to_numpy()[scored.rows["test"]]
+    contents = contents_of(data.read_digests())
+    every, distinct = nearest_others(data, contents, scratch)
+    others = of_other_contents(distinct.ids, contents, new_array(scratch, np.int32, distinct.ids.shape))
+    is_train, is_test = ((manifest["split"] == split).to_numpy(bool) for split in ("train", "test"))
+    faults = find_faults(others, distinct.cosines, is_train, is_test, contents, picture_of(data))
+    test_ids = np.flatnonzero(is_test)[scored.rows["test"]]
     leaked = np.isin(test_ids, leaked_ids(faults, params.findings))
     figures, outcomes = score(data, scored, contents, leaked, params, device)
     if "start" not in figures:  # one encoder
         figures["start"] = dict(figures["encoder"])
         outcomes |= {"start": outcomes["encoder"]} if outcomes else {}
     figures["encoder"]["hubness"] = hubness(every.ids)
-    found = [*faults, *doubted_labels(data, scored, others, figures, params, device)]
+    labels = np.where(is_train | is_test, manifest["label"].to_numpy(np.int64), UNLABELLED)
+    found = [*faults, *doubted_labels(data, labels, others, figures, params, device)]
     figures["findings"] = counts(found, params.findings)
     print(f"evaluate: {in_words(figures['findings'])}: data/evaluation/findings.parquet", flush=True)
     over_start = gains(outcomes) if outcomes else {}
@@ -105,7 +114,9 @@ def score_all(
     return figures, over_start
 
 
-def nearest_others(data: Artifacts, contents: NDArray[np.int64]) -> tuple[Neighbors, Neighbors]:
+def nearest_others(
+    data: Artifacts, contents: NDArray[np.int64], scratch: Path
+) -> tuple[Neighbors, Neighbors]:
     """Of every image among all, and among the first ones of their content, as the index finds them.
 
     Raises:
@@ -115,7 +126,7 @@ def nearest_others(data: Artifacts, contents: NDArray[np.int64]) -> tuple[Neighb
     card = folder.read_card()
     folder.check_made_of(card, data)
     embeddings = [data.read_embeddings(split) for split in data.splits()]
-    asked = folder.read_index(card), card.search_parameters, embeddings, _NEIGHBORS
+    asked = folder.read_index(card), card.search_parameters, embeddings, _NEIGHBORS, scratch
     every = neighbors_of_all(*asked)
     firsts = np.isin(np.arange(len(contents)), firsts_of(contents))
     if firsts.all():
@@ -264,27 +275,20 @@ def one_line(subject: str, scores: dict[str, Scores]) -> str:
 
 def doubted_labels(
     data: Artifacts,
-    scored: Scored,
+    labels: NDArray[np.int64],
     neighbors: NDArray[np.int32],
     figures: dict[str, Any],
     params: Evaluate,
     device: torch.device,
 ) -> list[Finding]:
-    """Labels of train and test that neighbours and a classifier would not have given."""
+    """Labels, -1 for none, that neighbours and a classifier would not have given."""
     strengths = sorted(params.linear.C)  # the middle one, where no probe has chosen
     C = figures["encoder"].get("linear", {}).get("C", strengths[len(strengths) // 2])
-    features, labels, ids = [], [], []
-    first = 0
-    for split in data.splits():
-        embeddings = data.read_embeddings(split)
-        if split in scored.rows:
-            features.append(embeddings[scored.rows[split]])
-            labels.append(scored.labels[split])
-            ids.append(first + scored.rows[split])
-        first += len(embeddings)
+    ids = np.flatnonzero(labels != UNLABELLED)
     return label_errors(
-        Labelled(np.concatenate(features), np.concatenate(labels)),
-        np.concatenate(ids),
+        Picked(Stacked([data.read_embeddings(split) for split in data.splits()]), ids),
+        labels[ids],
+        ids,
         neighbors,
         data.read_collection()["class_names"],
         C,

@@ -27,7 +27,6 @@ from pipeline.evaluation.findings.duplicates import (
 from pipeline.evaluation.findings.label_errors import label_errors, out_of_fold
 from pipeline.evaluation.findings.outliers import outliers
 from pipeline.evaluation.findings.table import Finding, counts, read_findings, write_findings
-from pipeline.evaluation.labelled import Labelled
 from pipeline.params.evaluate import Findings
 from tests.conftest import ROOT
 
@@ -149,6 +148,16 @@ def test_a_long_chain_of_equals_is_one_group() -> None:
     assert group.score == 0.985
 
 
+def test_contents_are_numbered_as_pandas_numbers_their_hashes() -> None:
+    rng = np.random.default_rng(0)
+    digests = rng.integers(0, 256, (400, 32), dtype=np.uint8)[rng.integers(0, 400, 1000)]
+    digests[:, -3:] = 0  # as NumPy ends its strings
+    digests[500:, 0] = 0
+    expected = pd.factorize(np.array([digest.tobytes().hex() for digest in digests]))[0]
+    np.testing.assert_array_equal(contents_of(digests), expected)
+    assert len(contents_of(digests[:0])) == 0
+
+
 def test_equal_files_are_one_group_and_no_near_duplicates() -> None:
     contents = np.array([0, 1, 0, 2, 1, 0])
     assert [found.ids for found in exact_copies(contents)] == [(0, 2, 5), (1, 4)]
@@ -173,10 +182,9 @@ def test_what_is_like_an_image_of_many_copies_is_found() -> None:
     nearest = [np.flatnonzero(row)[:10] for row in kept]
     ids = np.stack([row[places] for row, places in zip(neighbors, nearest, strict=True)])
     of_ids = np.stack([row[places] for row, places in zip(cosines, nearest, strict=True)])
-    splits = np.array(["train"] * (len(pixels) - 10) + ["test"] * 10, dtype=object)
-    found = find_faults(
-        of_other_contents(ids, contents), of_ids, splits, contents, lambda image_id: pixels[image_id]
-    )
+    is_test = np.arange(len(pixels)) >= len(pixels) - 10
+    others = of_other_contents(ids, contents)
+    found = find_faults(others, of_ids, ~is_test, is_test, contents, lambda image_id: pixels[image_id])
     pairs = {finding.ids for finding in found if finding.kind == "near_duplicate"}
     assert pairs == {(number, 265 + number) for number in range(10)}
     assert sum(finding.kind == "exact_copy" for finding in found) == 15
@@ -229,7 +237,7 @@ def test_flipped_labels_of_the_default_collection_are_the_surest() -> None:
     given[flipped] = (given[flipped] + rng.integers(1, 10, len(flipped))) % 10
     names = [str(digit) for digit in range(10)]
     neighbors, _ = brute_neighbors(features, 10)
-    found = label_errors(Labelled(features, given), np.arange(len(given)), neighbors, names, 0.01, 300, CPU)
+    found = label_errors(features, given, np.arange(len(given)), neighbors, names, 0.01, 300, CPU)
     assert len(found) == len(labels) // 10
     surest = [finding.ids[0] for finding in found[: len(flipped)]]
     assert np.isin(surest, flipped).mean() >= 0.8
@@ -245,7 +253,7 @@ def test_probabilities_out_of_fold_are_scikit_learns() -> None:
     labels = rng.integers(0, 3, 200)
     features = (np.eye(3, 6)[labels] + 0.5 * rng.standard_normal((200, 6))).astype(np.float32)
     found = np.full((200, 3), np.nan)
-    for rows, probabilities in out_of_fold(Labelled(features, labels), 1.0, 1000, CPU):
+    for rows, probabilities in out_of_fold(features, labels, 1.0, 1000, CPU):
         assert np.isnan(found[rows]).all()
         found[rows] = probabilities
     folds = split_in_folds(labels, 5, 0)
@@ -265,7 +273,7 @@ def test_labels_of_rare_classes_are_judged_or_left(counts_of: list[int]) -> None
     features = np.random.default_rng(0).standard_normal((len(labels), 4)).astype(np.float32)
     neighbors, _ = brute_neighbors(features, min(10, len(labels) - 1))
     names = [f"class {label}" for label in range(len(counts_of))]
-    found = label_errors(Labelled(features, labels), np.arange(len(labels)), neighbors, names, 1.0, 100, CPU)
+    found = label_errors(features, labels, np.arange(len(labels)), neighbors, names, 1.0, 100, CPU)
     judged = {finding.ids[0] for finding in found}
     alone = set(np.flatnonzero(np.array(counts_of)[labels] == 1).tolist())
     assert judged.isdisjoint(alone)
@@ -276,12 +284,9 @@ def test_labels_of_rare_classes_are_judged_or_left(counts_of: list[int]) -> None
 def test_of_a_few_images_all_is_looked_for(count: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
     neighbors = brute_neighbors(pixels.reshape(count, -1).astype(np.float32), min(10, count - 1))
-    manifest = pd.DataFrame({"sha256": [f"{n:064x}" for n in range(count)]})
-    contents = contents_of(manifest)
-    np.testing.assert_array_equal(contents, np.arange(count))
-    splits = np.array(["train"] * count, dtype=object)
-    ids = of_other_contents(neighbors[0], contents)
-    found = find_faults(ids, neighbors[1], splits, contents, lambda image_id: pixels[image_id])
+    contents = np.arange(count)
+    ids, is_train = of_other_contents(neighbors[0], contents), np.ones(count, dtype=bool)
+    found = find_faults(ids, neighbors[1], is_train, ~is_train, contents, lambda image_id: pixels[image_id])
     assert all(finding.kind == "outlier" for finding in found)
 
 

@@ -1,6 +1,7 @@
 """What every protocol is given, features with their classes, and what it gives."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,14 @@ class Outcomes:
     rows: NDArray[np.int64]
     predicted: NDArray[np.int64]
     correct: NDArray[np.bool_]
+
+
+class Rows(Protocol):
+    """Features, float32 [N, D], of which some rows at a time are read: an array, or what lies in files."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True)

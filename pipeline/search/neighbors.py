@@ -1,12 +1,16 @@
 """Every image of an index asks it for its nearest others."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays import create_array
 from pipeline.search.finding import search_parameters
 from pipeline.search.rows import Rows, chunks
 
@@ -29,15 +33,17 @@ def neighbors_of_all(
     parameters: Mapping[str, int],
     embeddings: Sequence[Rows],
     k: int,
+    scratch: Path,
     among: NDArray[np.bool_] | None = None,
 ) -> Neighbors:
-    """The k nearest others of each image, as the index finds them: it takes 8 k bytes an image.
+    """The k nearest others of each image, as the index finds them: 8 k bytes an image, in files.
 
     Args:
         index: of the embeddings, N images.
         parameters: of the search, as tuned.
         embeddings: parts of [N, D], in the order of the ids, of which a chunk is in memory at a time.
         k: of fewer others all.
+        scratch: where the arrays lie, as .npy files of a new name; memory-mapped.
         among: which images may be found, [N]; None: all.
 
     Raises:
@@ -46,7 +52,10 @@ def neighbors_of_all(
     selected = search_parameters(index, parameters, among)
     count = index.ntotal
     k = min(k, (count if among is None else int(among.sum())) - 1)
-    found = Neighbors(np.empty((count, k), dtype=np.int32), np.empty((count, k), dtype=np.float32))
+    found = Neighbors(
+        new_array(scratch, np.int32, (count, k)),
+        new_array(scratch, np.float32, (count, k)),
+    )
     for first, rows in chunks(embeddings):
         cosines, ids = index.search(np.ascontiguousarray(rows), k + 1, params=selected)
         here = slice(first, first + len(rows))
@@ -55,3 +64,9 @@ def neighbors_of_all(
         found.ids[here] = ids[~is_own].reshape(len(rows), k)
         found.cosines[here] = cosines[~is_own].reshape(len(rows), k)
     return found
+
+
+def new_array(folder: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
+    """An array in a new .npy file of a folder: where memory is scarce its pages go to the disk."""
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".npy", delete=False) as file:
+        return create_array(Path(file.name), dtype, shape)

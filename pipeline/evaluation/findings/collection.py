@@ -3,18 +3,31 @@
 from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.arrays import slices
 from pipeline.evaluation.findings.duplicates import exact_copies, near_duplicates, near_pairs, pairs_across
 from pipeline.evaluation.findings.outliers import outliers
 from pipeline.evaluation.findings.table import Finding, shown_from
 from pipeline.params.evaluate import Findings
 
 
-def contents_of(manifest: pd.DataFrame) -> NDArray[np.int64]:
-    """Numbers of which equal ones are equal files, [N]: of a manifest's `sha256`, from 0 in their order."""
-    return pd.factorize(manifest["sha256"])[0].astype(np.int64)
+def contents_of(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Numbers of which equal ones are equal files, [N], from 0 in the order of the first of each.
+
+    Args:
+        digests: the sha256 of each file, [N, 32].
+    """
+    order = np.argsort(np.ascontiguousarray(digests).view("S32")[:, 0], kind="stable")
+    is_another = np.ones(len(order), dtype=np.bool_)
+    for part in slices(len(order) - 1):
+        before, after = order[:-1][part], order[1:][part]
+        is_another[1:][part] = (digests[before] != digests[after]).any(axis=1)
+    starts = np.flatnonzero(is_another)
+    firsts = np.empty(len(order), dtype=np.int64)  # the first image of each one's content
+    firsts[order] = np.repeat(order[starts], np.diff(starts, append=len(order)))
+    numbers: NDArray[np.int64] = np.cumsum(firsts == np.arange(len(order))) - 1
+    return numbers[firsts]
 
 
 def firsts_of(contents: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -23,22 +36,30 @@ def firsts_of(contents: NDArray[np.int64]) -> NDArray[np.int64]:
     return firsts
 
 
-def of_other_contents(neighbors: NDArray[np.integer], contents: NDArray[np.int64]) -> NDArray[np.int32]:
+def of_other_contents(
+    neighbors: NDArray[np.integer], contents: NDArray[np.int64], into: NDArray[np.int32] | None = None
+) -> NDArray[np.int32]:
     """Neighbours of which each stands for all that are equal to it, and none is equal to who asks, [N, k].
 
     Args:
         neighbors: ids of the nearest others of each image, [N, k]; -1 where there are no more.
         contents: of each image, [N].
+        into: an array for what is found, [N, k]; None: a new one.
     """
-    found: NDArray[np.int32] = firsts_of(contents).astype(np.int32)[contents[neighbors]]
-    found[(neighbors < 0) | (contents[neighbors] == contents[:, None])] = -1
+    found = np.empty(neighbors.shape, dtype=np.int32) if into is None else into
+    firsts = firsts_of(contents)
+    for rows in slices(len(neighbors)):
+        of_rows = contents[neighbors[rows]]
+        is_none = (neighbors[rows] < 0) | (of_rows == contents[rows, None])
+        found[rows] = np.where(is_none, -1, firsts[of_rows])
     return found
 
 
 def find_faults(
     neighbors: NDArray[np.integer],
     cosines: NDArray[np.float32],
-    splits: NDArray[np.object_],
+    is_train: NDArray[np.bool_],
+    is_test: NDArray[np.bool_],
     contents: NDArray[np.int64],
     picture: Callable[[int], NDArray[np.uint8]],
 ) -> list[Finding]:
@@ -50,19 +71,20 @@ def find_faults(
     Args:
         neighbors: ids of the nearest of each image, as `of_other_contents` gives them, [N, k].
         cosines: with these, [N, k].
-        splits: of each image, [N].
+        is_train: of each image, [N].
+        is_test: likewise.
         contents: likewise; equal numbers are equal files.
         picture: gives an image's pixels by its id, uint8 [H, W, 3].
     """
     distinct = firsts_of(contents)
-    of_firsts = np.full(neighbors.shape, -1, dtype=np.int32)
-    of_firsts[distinct] = neighbors[distinct]
-    pairs = near_pairs(of_firsts, cosines, picture)
+    is_first = np.zeros(len(contents), dtype=np.bool_)
+    is_first[distinct] = True
+    pairs = near_pairs(neighbors, cosines, picture, is_first)
     return [
         *exact_copies(contents),
         *near_duplicates(pairs),
-        *pairs_across(pairs, contents, splits == "train", splits == "test"),
-        *outliers(distinct, neighbors[distinct], cosines[distinct]),
+        *pairs_across(pairs, contents, is_train, is_test),
+        *outliers(distinct, neighbors, cosines),
     ]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.arrays import slices
 from pipeline.evaluation.findings.table import Finding
 
 # P pairs of images
@@ -38,10 +39,9 @@ def exact_copies(contents: NDArray[np.int64]) -> list[Finding]:
     """Groups of equal files.
 
     Args:
-        contents: of each image of the collection, [N]; equal numbers are equal files.
+        contents: of each image of the collection, numbered from 0, [N]; equal numbers are equal files.
     """
-    _, places, counts = np.unique(contents, return_inverse=True, return_counts=True)
-    copied = np.flatnonzero(counts[places] > 1)
+    copied = np.flatnonzero(np.bincount(contents)[contents] > 1)
     order = copied[np.argsort(contents[copied], kind="stable")]
     starts = np.flatnonzero(np.diff(contents[order], prepend=-1))
     groups = np.split(order, starts[1:]) if len(order) else []
@@ -52,7 +52,10 @@ def exact_copies(contents: NDArray[np.int64]) -> list[Finding]:
 
 
 def near_pairs(
-    neighbors: NDArray[np.integer], cosines: NDArray[np.float32], picture: Callable[[int], NDArray[np.uint8]]
+    neighbors: NDArray[np.integer],
+    cosines: NDArray[np.float32],
+    picture: Callable[[int], NDArray[np.uint8]],
+    asked: NDArray[np.bool_] | None = None,
 ) -> Pairs:
     """Pairs that the embeddings hold unusually near, and whose pixels agree.
 
@@ -62,8 +65,9 @@ def near_pairs(
         neighbors: ids of the nearest others of each image, [N, k]; -1 where there are no more.
         cosines: with these, [N, k].
         picture: gives an image's pixels by its id, uint8 [H, W, 3].
+        asked: whose neighbours are looked at, [N]; None: everybody's.
     """
-    ids = _candidates(neighbors, cosines)
+    ids = _candidates(neighbors, cosines, np.ones(len(neighbors), np.bool_) if asked is None else asked)
     involved, places = np.unique(ids, return_inverse=True)
     places = places.reshape(ids.shape)
     small = np.empty((len(involved), _SIDE * _SIDE * 3), dtype=np.uint8)
@@ -77,20 +81,39 @@ def near_pairs(
     return Pairs(ids[sure], scores[sure])
 
 
-def _candidates(neighbors: NDArray[np.integer], cosines: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Pairs that are nearer than images of this collection usually are, [P, 2], each once."""
-    distances = np.where(neighbors >= 0, np.sqrt(np.maximum(2 - 2 * cosines, 0)), np.inf)
-    farthest = distances[:, -1:]
+def _candidates(
+    neighbors: NDArray[np.integer], cosines: NDArray[np.float32], asked: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Pairs that are nearer than images of this collection usually are, the nearest first, [P, 2], each once.
+
+    The lists are read in parts, and of the pairs so far no more are kept than can be among the nearest: one
+    may stand in a list k times, where copies stand for each other, and in two lists.
+    """
+    farthest = _distances(neighbors[:, -1:], cosines[:, -1:], asked)
     if not np.isfinite(farthest).any():
         return np.empty((0, 2), dtype=np.int64)
     usual = np.median(farthest[np.isfinite(farthest)])
-    near = np.argwhere(distances <= _NEAR * usual)
-    near = near[np.argsort(distances[near[:, 0], near[:, 1]], kind="stable")]
-    ids = np.stack([near[:, 0], neighbors[near[:, 0], near[:, 1]].astype(np.int64)], axis=1)
+    most = 2 * neighbors.shape[1] * _MOST_PAIRS
+    near, ids = np.empty(0, dtype=farthest.dtype), np.empty((0, 2), dtype=np.int64)
+    for rows in slices(len(neighbors)):
+        distances = _distances(neighbors[rows], cosines[rows], asked[rows])
+        places = np.nonzero(distances <= _NEAR * usual)
+        found = np.stack([rows.start + places[0], neighbors[rows][places]], axis=1)
+        near, ids = np.concatenate([near, distances[places]]), np.concatenate([ids, found])
+        nearest = np.argsort(near, kind="stable")[:most]
+        near, ids = near[nearest], ids[nearest]
     ids.sort(axis=1)
     _, firsts = np.unique(ids[:, 0] * len(neighbors) + ids[:, 1], return_index=True)
-    found: NDArray[np.int64] = ids[np.sort(firsts)[:_MOST_PAIRS]]
-    return found
+    kept: NDArray[np.int64] = ids[np.sort(firsts)[:_MOST_PAIRS]]
+    return kept
+
+
+def _distances(
+    neighbors: NDArray[np.integer], cosines: NDArray[np.float32], asked: NDArray[np.bool_]
+) -> NDArray[np.floating]:
+    """On the sphere, [N, k]; infinite where there is no neighbour or nobody asked."""
+    is_found = (neighbors >= 0) & asked[:, None]
+    return np.where(is_found, np.sqrt(np.maximum(2 - 2 * cosines, 0)), np.inf)
 
 
 def _reduced(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -179,21 +202,22 @@ def pairs_across(
 
     Args:
         pairs: that look the same; what is true of an image is true of all files that are equal to it.
-        contents: of each image, [N]; equal numbers are equal files.
+        contents: of each image, numbered from 0, [N]; equal numbers are equal files.
         is_train: of each image, [N].
         is_test: likewise.
     """
     train_ids, test_ids = np.flatnonzero(is_train), np.flatnonzero(is_test)
-    of_train, firsts = np.unique(contents[train_ids], return_index=True)
-    twin_of = dict(zip(of_train.tolist(), train_ids[firsts].tolist(), strict=True))
-    best = {content: (1.0, twin_of[content]) for content in contents[test_ids].tolist() if content in twin_of}
+    twins = np.full(int(contents.max(initial=-1)) + 1, -1)  # the first of the training images of a content
+    twins[contents[train_ids[::-1]]] = train_ids[::-1]
+    of_test = contents[test_ids]
+    best = {content: (1.0, int(twins[content])) for content in of_test[twins[of_test] >= 0].tolist()}
     for pair, score in zip(contents[pairs.ids].tolist(), pairs.scores.tolist(), strict=True):
         for content, other in (pair, pair[::-1]):
-            if other in twin_of and score > best.get(content, (0.0, 0))[0]:
-                best[content] = (score, twin_of[other])
-    for test_id in test_ids.tolist():
-        if contents[test_id] in best:
-            score, train_id = best[contents[test_id]]
-            same = contents[test_id] == contents[train_id]
-            what = "the same bytes" if same else f"pixels correlate at {score:.3f}"
-            yield Finding("train_test_pair", (train_id, test_id), score, f"in train and in test: {what}")
+            if twins[other] >= 0 and score > best.get(content, (0.0, 0))[0]:
+                best[content] = (score, int(twins[other]))
+    has_twin = np.isin(of_test, np.fromiter(best, np.int64, len(best)))
+    for test_id in test_ids[has_twin].tolist():
+        score, train_id = best[contents[test_id]]
+        same = contents[test_id] == contents[train_id]
+        what = "the same bytes" if same else f"pixels correlate at {score:.3f}"
+        yield Finding("train_test_pair", (train_id, test_id), score, f"in train and in test: {what}")

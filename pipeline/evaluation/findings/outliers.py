@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays import slices
 from pipeline.evaluation.findings.table import Finding
 
 _KEPT_SHARE, _FEWEST_KEPT, _MOST_KEPT = 0.01, 20, 1000
@@ -19,8 +20,9 @@ def outliers(
     the median absolute deviation, which the outliers themselves hardly move.
 
     Args:
-        ids: of the images, [N].
-        neighbors: ids of the nearest others of each image, [N, k]; -1 where there are no more.
+        ids: of the images, [M].
+        neighbors: ids of the nearest others of every image of the collection, [N, k]; -1 where there are no
+            more.
         cosines: with these, [N, k].
 
     Source: Ramaswamy et al. 2000, Efficient Algorithms for Mining Outliers (distance to the k nearest);
@@ -28,9 +30,11 @@ def outliers(
     """
     if neighbors.size == 0:
         return []
-    is_found = neighbors >= 0
-    distances = np.where(is_found, np.sqrt(np.maximum(2 - 2 * cosines, 0)), 0.0)
-    means = distances.sum(axis=1) / np.maximum(is_found.sum(axis=1), 1)
+    means = np.empty(len(ids))
+    for here in slices(len(ids)):
+        is_found = neighbors[ids[here]] >= 0
+        distances = np.where(is_found, np.sqrt(np.maximum(2 - 2 * cosines[ids[here]], 0)), 0.0)
+        means[here] = distances.sum(axis=1) / np.maximum(is_found.sum(axis=1), 1)
     usual = float(np.median(means))
     deviation = _MAD_OF_NORMAL * float(np.median(np.abs(means - usual)))
     if deviation < _SMALLEST_DEVIATION:

@@ -17,7 +17,9 @@ def hubness(neighbors: NDArray[np.integer]) -> dict[str, float]:
         Space, sec. 2.2).
     """
     num_images = len(neighbors)
-    counts = np.bincount(neighbors[neighbors >= 0].ravel(), minlength=num_images)
+    counts = np.zeros(num_images, dtype=np.int64)
+    for of_rank in neighbors.T:  # all ranks at once would take ten times the memory
+        counts += np.bincount(of_rank[of_rank >= 0], minlength=num_images)
     deviations = counts - counts.mean()
     scale = deviations.std()
     return {
