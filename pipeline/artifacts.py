@@ -198,7 +198,8 @@ class Artifacts:
         import pyarrow.parquet
 
         start = 0
-        with pyarrow.parquet.ParquetFile(existing(self.manifest, made_by="fetch")) as file:
+        path = existing(self.manifest, made_by="fetch")
+        with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
             digests = np.empty((file.metadata.num_rows, 32), dtype=np.uint8)
             for batch in file.iter_batches(columns=["sha256"]):
                 text = "".join(batch.column(0).to_pylist())

@@ -46,7 +46,7 @@ def write_finetuned(folder: FinetuneFolder, data: Artifacts, params: Finetune) -
     from pipeline.training.finetuning.tuner import Start
     from pipeline.training.guards import memory_errors
 
-    manifest = data.read_manifest()
+    manifest = data.read_manifest(["split", "label"])
     labels = manifest.loc[manifest["split"] == "train", "label"].to_numpy(dtype=np.int64)  # of test: never
     rows = labelled_share(labels, params)
     module, card = load_backbone(data.backbone)
@@ -79,7 +79,7 @@ def write_encoder(folder: FinetuneFolder, data: Artifacts, params: Finetune) -> 
     naming = {name: shipped[name] for name in ("name", "version")}
     (parity,) = export_backbones({folder.backbone: folder.encoder}, naming, params)
     encoder = Encoder.open(folder.encoder, params.device)
-    scored = scored_images(data.read_manifest())
+    scored = scored_images(data.read_manifest(["split", "label"]))
     folder.embeddings.mkdir()
     for split in ("train", "test"):
         asked = scored.features_of(split)

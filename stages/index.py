@@ -11,6 +11,7 @@ from pipeline.params.reader import load_params
 from pipeline.provenance.loaded import Loaded
 from pipeline.search.building.curve import write_curves
 from pipeline.search.building.index import make_index
+from pipeline.search.files.catalog import rows_of_manifest
 from pipeline.search.index_folder import IndexFolder
 
 
@@ -28,7 +29,7 @@ def main() -> None:
             made.file or made.index,
             built,
             data.encoder,
-            data.read_manifest(),
+            rows_of_manifest(data.manifest),
             manifest_sha256=sha256_of(data.manifest),
             images=[data.read_images(split) for split in data.splits()],
             thumbnail_size=params.thumbnail_size,

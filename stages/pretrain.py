@@ -90,7 +90,7 @@ def lead(world: World, params: Pretrain, data: Artifacts, loaded: Loaded) -> Non
         (folder / data.backbone.name).write_bytes(save(run.backbone, metadata))
         (folder / data.start_backbone.name).write_bytes(save(run.start, metadata))
         write_tsv(folder / "history.tsv", run.history)
-        viewed = data.read_images("train")[scored_images(data.read_manifest()).viewed]
+        viewed = data.read_images("train")[scored_images(data.read_manifest(["split", "label"])).viewed]
         np.save(folder / data.augmented.name, view_of_each(viewed, params.views, params.seed))
     write_json(data.metrics("pretrain"), figures_of(run))
     write_json(
@@ -120,7 +120,8 @@ def read_splits(data: Artifacts, params: Pretrain) -> tuple[Stacked, NDArray[np.
             f"params.yaml: pretrain.splits: the collection has {', '.join(data.splits())}, none of "
             f"{', '.join(params.splits)}: name one that it has"
         )
-    labels = data.read_manifest().query("split in @splits")["label"].to_numpy(dtype=np.int64)
+    manifest = data.read_manifest(["split", "label"])
+    labels = manifest.loc[manifest["split"].isin(splits), "label"].to_numpy(dtype=np.int64)
     return Stacked([data.read_images(split) for split in splits]), labels
 
 

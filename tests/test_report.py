@@ -124,6 +124,7 @@ def test_a_thumbnail_is_smaller_where_there_are_many(size: int, num: int, side: 
 
 def test_the_nearest_are_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nearest_module, "_BLOCK", 7)
+    monkeypatch.setattr(nearest_module, "_COLUMNS", 3)
     monkeypatch.setattr(nearest_module, "_QUERIES", 3)
     rng = np.random.default_rng(0)
     bank = rng.standard_normal((40, 5)).astype(np.float32)
@@ -171,7 +172,7 @@ def test_few_points_or_equal_ones_have_a_place_too(num: int) -> None:
 def test_queries_are_of_different_classes_while_there_are_any(tmp_path: Path) -> None:
     made = read_run(make_run(tmp_path / "data"), {})
     chosen = choose_queries(made, 4, seed=0)
-    assert (made.splits[chosen] == "test").all()
+    assert (made.manifest["split"].iloc[chosen] == "test").all()
     assert len(set(made.manifest["label"][chosen])) == 4
     assert len(choose_queries(made, 100, seed=0)) == 30  # no more than there are
 

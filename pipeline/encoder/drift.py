@@ -63,7 +63,7 @@ def sampled_images(data: Artifacts) -> Images:
     Raises:
         UserError: there are fewer than two images.
     """
-    manifest = data.read_manifest()
+    manifest = data.read_manifest(["split", "label"])
     rng = np.random.default_rng(_SEED)
     rows = {split: rng.permutation(int((manifest["split"] == split).sum())) for split in ("train", "test")}
     if len(rows["test"]):

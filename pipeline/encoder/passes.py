@@ -12,7 +12,6 @@ from signal import SIGINT
 
 import numpy as np
 import onnxruntime
-import pandas as pd
 import pyarrow.parquet
 from numpy.typing import NDArray
 
@@ -56,8 +55,7 @@ def passes_of(data: Artifacts, encoder: Encoder, start: Encoder) -> list[Pass]:
     Where the start is the encoder it is one network, and embeds nothing of its own. Views are left out where
     the encoder was trained on another state of the collection: they are of other images then.
     """
-    columns = ["split", "label"]  # a million names and hashes are not looked at here
-    scored = scored_images(pd.read_parquet(existing(data.manifest, made_by="fetch"), columns=columns))
+    scored = scored_images(data.read_manifest(["split", "label"]))
     networks = [(encoder, data.encoder, Path())]
     if start.sha256 != encoder.sha256:
         networks.append((start, data.start_encoder, Path(data.start_embeddings.name)))

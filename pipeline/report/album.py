@@ -43,9 +43,10 @@ class Album:
 
     def __post_init__(self) -> None:
         self.labels: NDArray[np.int64] = self.manifest["label"].to_numpy(dtype=np.int64)
-        self._class_names = self.manifest["class_name"].to_numpy(dtype=object)
-        self._splits = self.manifest["split"].to_numpy(dtype=object)
-        self._sources = self.manifest["source"].to_numpy(dtype=object)
+        # words are read one by one: a page shows ten thousand images, and the collection may have millions
+        self._class_names = self.manifest["class_name"].array
+        self._splits = self.manifest["split"].array
+        self._sources = self.manifest["source"].array
 
     def tile(self, id_: int, caption: str | None = None, mark: str = "", note: str = "") -> Tile:
         """The tile of an image.

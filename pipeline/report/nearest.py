@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 # Q queries, N images, D embedding
 
 _BLOCK = 1 << 14  # rows compared at once
+_COLUMNS = 1 << 10  # of these looked through at once
 _QUERIES = 1 << 10
 
 
@@ -32,7 +33,7 @@ def nearest(
     k = min(k, num_rows)
     cosines = np.empty((len(queries), k), dtype=np.float32)
     rows = np.empty((len(queries), k), dtype=np.int64)
-    for start in range(0, len(queries), _QUERIES):
+    for start in range(0, len(queries) if k else 0, _QUERIES):
         chunk = slice(start, start + _QUERIES)
         own = None if itself is None else itself[chunk]
         cosines[chunk], rows[chunk] = _nearest(queries[chunk], banks, k, own)
@@ -45,8 +46,8 @@ def _nearest(
     k: int,
     itself: NDArray[np.int64] | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    best = np.empty((len(queries), 0), dtype=np.float32)
-    rows = np.empty((len(queries), 0), dtype=np.int64)
+    best = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    rows = np.full((len(queries), k), -1, dtype=np.int64)
     first = 0
     for bank in banks:
         for start in range(0, len(bank), _BLOCK):
@@ -55,17 +56,33 @@ def _nearest(
             if itself is not None:
                 here = np.flatnonzero((itself >= first) & (itself < first + len(block)))
                 found[here, itself[here] - first] = -np.inf
-            numbers = np.broadcast_to(np.arange(first, first + len(block)), found.shape)
-            best, rows = _best(np.hstack([best, found]), np.hstack([rows, numbers]), k)
+            for column in range(0, len(block), _COLUMNS):
+                _take_better(best, rows, found[:, column : column + _COLUMNS], first + column)
             first += len(block)
-    order = np.lexsort((rows, -best), axis=1)
-    return np.take_along_axis(best, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    return best, rows
 
 
-def _best(
-    cosines: NDArray[np.float32], rows: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    if cosines.shape[1] <= k:
-        return cosines, rows
-    kept = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
-    return np.take_along_axis(cosines, kept, axis=1), np.take_along_axis(rows, kept, axis=1)
+def _take_better(
+    best: NDArray[np.float32], rows: NDArray[np.int64], found: NDArray[np.float32], first: int
+) -> None:
+    """Puts what is nearer than the last of a query's best among these, in place; of equals the first stays.
+
+    Soon hardly anything is: so a bank of a million rows costs a comparison each, and no sorting.
+
+    Args:
+        best: cosines from the largest down, [Q, k].
+        rows: theirs, [Q, k].
+        found: cosines of rows that follow each other, [Q, n].
+        first: the number of the first of these rows.
+    """
+    asked, columns = np.nonzero(found > best[:, -1:])
+    if not len(asked):
+        return
+    k, changed = best.shape[1], np.unique(asked)
+    query = np.concatenate([np.repeat(changed, k), asked])
+    cosine = np.concatenate([best[changed].ravel(), found[asked, columns]])
+    row = np.concatenate([rows[changed].ravel(), first + columns])
+    order = np.lexsort((row, -cosine, query))
+    _, starts = np.unique(query[order], return_index=True)
+    kept = order[starts[:, None] + np.arange(k)]
+    best[changed], rows[changed] = cosine[kept], row[kept]

@@ -30,7 +30,7 @@ class Run:
         name: of the collection.
         class_names: by label, each on one line.
         num_images: by split.
-        manifest: a row an image, in the order of the ids.
+        manifest: a row an image, in the order of the ids: split, label, class_name and source.
         pixels: uint8 [N, H, W, 3]: of every image by its id, then the augmented views.
         embeddings: float32 [N, D] of each split, of length 1.
         metrics: stage -> figures.
@@ -76,9 +76,9 @@ class Run:
     def has_labels(self) -> bool:
         return bool(self.class_names)
 
-    @property
-    def splits(self) -> NDArray[np.object_]:
-        return self.manifest["split"].to_numpy(dtype=object)
+    def of_split(self, split: str) -> NDArray[np.int64]:
+        """The ids of a split's images."""
+        return np.flatnonzero((self.manifest["split"] == split).to_numpy(dtype=bool))
 
     def embedding(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Those of some images, float32 [len(ids), D], copied."""
@@ -108,7 +108,8 @@ def read_run(data: Artifacts, params: Mapping[str, Any]) -> Run:
         UserError: a file is missing or damaged; the message names the stage that makes it.
     """
     collection = data.read_collection()
-    manifest = data.read_manifest()
+    # the words of Parquet stay Arrow's: as Python's own they would take ten times the memory
+    manifest = data.read_manifest(["split", "label", "class_name", "source"])
     splits = data.splits()
     images = [data.read_images(split) for split in splits]
     encoder = Encoder.open(data.encoder, "cpu")

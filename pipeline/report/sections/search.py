@@ -80,15 +80,15 @@ def search(run: Run, album: Album, num_queries: int, seed: int) -> Search:
 
 def choose_queries(run: Run, num: int, seed: int) -> NDArray[np.int64]:
     """Images at random, int64 [<= num]: of test where there are any, one of each class before a second."""
-    candidates = np.flatnonzero(run.splits == "test")
+    candidates = run.of_split("test")
     if len(candidates) == 0:
         candidates = np.arange(run.size)
     drawn = np.random.default_rng(seed).permutation(candidates)
     labels = run.manifest["label"].to_numpy()[drawn]
-    turn = np.zeros(len(drawn), dtype=np.int64)  # which of its class an image is
-    for label in np.unique(labels):
-        of_class = np.flatnonzero(labels == label)
-        turn[of_class] = np.arange(len(of_class))
+    by_class = np.argsort(labels, kind="stable")
+    _, firsts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    turn = np.empty(len(drawn), dtype=np.int64)  # which of its class an image is
+    turn[by_class] = np.arange(len(drawn)) - np.repeat(firsts, counts)
     chosen: NDArray[np.int64] = drawn[np.argsort(turn, kind="stable")[:num]]
     return chosen
 

@@ -38,6 +38,14 @@ def write_catalog(path: Path, rows: "pd.DataFrame | Iterator[pyarrow.Table]") ->
             catalog.add(each)
 
 
+def rows_of_manifest(path: Path) -> Iterator[pyarrow.Table]:
+    """What a catalog has of a manifest, in parts, of `SCHEMA`; nothing else of the file is read."""
+    with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
+        for batch in file.iter_batches(columns=list(COLUMNS)):
+            rows = pyarrow.Table.from_batches([batch]).select(COLUMNS)
+            yield rows.replace_schema_metadata(None).cast(SCHEMA)
+
+
 class CatalogWriter:
     """A catalog under way, written in groups as the rows come."""
 

@@ -29,6 +29,7 @@ _KNN_TEMPERATURE = 0.07
 _SPREAD_SAMPLE = 1000  # images; every pair is compared
 _BATCH = 256  # images of at most 112 px; as many pixels of larger ones
 _BATCH_SIDE = 112
+_MOST_HELD_OUT = 10_000  # images; by so many an accuracy is known to half a point
 _FEWEST_TO_CHOOSE = 30  # held-out images: by fewer, the best epoch is chosen by chance
 
 
@@ -175,13 +176,15 @@ def hold_out(
 
     Args:
         labels: [N], or -1 where there is none.
-        params: of them the share of the labelled that is held out, at least one where there are any.
+        params: of them the share of the labelled that is held out, at least one where there are any, and at
+            most 10,000.
         seed: of the order.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     is_labelled = labels[order] != UNLABELLED
     num_labelled = int(is_labelled.sum())
-    num_held_out = min(num_labelled, max(1, round(num_labelled * params.holdout_fraction)))
+    num_asked = min(_MOST_HELD_OUT, round(num_labelled * params.holdout_fraction))
+    num_held_out = min(num_labelled, max(1, num_asked))
     held_out = is_labelled & (np.cumsum(is_labelled) <= num_held_out)
     return order[~held_out], order[held_out]
 
