@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,11 +202,9 @@ def with_children(processes: Sequence[int]) -> list[int]:
     while waiting:
         process = waiting.pop()
         found.append(process)
-        for task in Path(f"/proc/{process}/task").glob("*/children"):
-            try:
+        with suppress(OSError):  # it has ended
+            for task in Path(f"/proc/{process}/task").glob("*/children"):
                 waiting += map(int, task.read_text().split())
-            except OSError:  # it has ended
-                continue
     return found
 
 

@@ -42,7 +42,9 @@ def main() -> None:
         write_rejected(folder / "rejected.csv", ingested.rejected)
         counts = Counter(image.entry.split for image in ingested.accepted)
         num_images = {split: counts[split] for split in SPLITS if counts[split]}
-        hashes = "".join(image.sha256 for image in ingested.accepted)
+        hashes = hashlib.sha256()
+        for image in ingested.accepted:
+            hashes.update(image.sha256.encode())
         write_json(
             folder / data.collection.name,
             {
@@ -50,7 +52,7 @@ def main() -> None:
                 "image_size": params.image_size,
                 "class_names": collection.class_names,
                 "num_images": num_images,
-                "sha256": hashlib.sha256(hashes.encode()).hexdigest(),
+                "sha256": hashes.hexdigest(),
             },
         )
     note_decoded(data, params.image_size, DECODED)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,14 @@ from pipeline.arrays import compact_array, create_array
 from pipeline.artifacts import SPLITS
 from pipeline.collection.decoding import decode_all
 from pipeline.collection.known import KnownImages
+from pipeline.collection.outcomes import OutcomesOf
 from pipeline.collection.sources.collection import Collection, Entry
-from pipeline.collection.worker import Job, Place, Read
+from pipeline.collection.worker import Job, Place
 from pipeline.errors import UserError
 from pipeline.params.dataset import Dataset
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Accepted:
     """One image that stands in the arrays."""
 
@@ -49,7 +51,7 @@ class Ingested:
         num_known: images whose pixels were taken from where they stood decoded.
     """
 
-    accepted: list[Accepted]
+    accepted: Sequence[Accepted]
     rejected: list[Rejected]
     num_duplicates: int
     num_train_test_duplicates: int
@@ -76,7 +78,7 @@ def ingest(
         OSError: the disk has no room.
     """
     entries = collection.entries
-    splits = np.array([SPLITS.index(entry.split) for entry in entries], dtype=np.int8)
+    splits = np.fromiter((SPLITS.index(entry.split) for entry in entries), np.int8, len(entries))
     rows = np.empty(len(entries), dtype=np.int64)
     for split in range(len(SPLITS)):
         rows[splits == split] = np.arange(np.count_nonzero(splits == split))
@@ -85,7 +87,7 @@ def ingest(
     for name, path in paths.items():
         create_array(path, np.uint8, (num_rows[name], params.image_size, params.image_size, 3))
 
-    outcomes: list[Read | str] = [""] * len(entries)
+    outcomes = OutcomesOf(len(entries))
     places = (
         (number, Place(entries[number].split, int(rows[number]), content))
         for number, content in collection.contents()
@@ -93,27 +95,24 @@ def ingest(
     with tqdm(total=len(entries), desc="fetch", unit=" images", disable=None) as bar:
         job = Job(paths, params.image_size, known)
         for number, outcome in decode_all(places, job, lambda number: entries[number].source):
-            outcomes[number] = outcome
+            outcomes.note(number, outcome)
             bar.update()
 
-    is_read = np.array([isinstance(outcome, Read) for outcome in outcomes], dtype=np.bool_)
-    leaked = _leaked(outcomes, is_test=splits == SPLITS.index("test"))
-    kept = is_read & ~leaked if params.train_test_duplicates == "drop" else is_read
+    leaked = outcomes.leaked(is_test=splits == SPLITS.index("test"))
+    kept = outcomes.is_read & ~leaked if params.train_test_duplicates == "drop" else outcomes.is_read
     for split, name in enumerate(SPLITS):
         if name in paths:
             compact_array(paths[name], kept[splits == split])
 
-    order = [row for split in range(len(SPLITS)) for row in np.flatnonzero(kept & (splits == split)).tolist()]
+    order = np.concatenate([np.flatnonzero(kept & (splits == split)) for split in range(len(SPLITS))])
     return Ingested(
-        accepted=[_accepted(entries[row], outcomes[row]) for row in order],
+        accepted=AcceptedOf(entries, outcomes, order),
         rejected=[
-            Rejected(entry.source, outcome)
-            for entry, outcome in zip(entries, outcomes, strict=True)
-            if isinstance(outcome, str)
+            Rejected(entries[number].source, reason) for number, reason in sorted(outcomes.reasons.items())
         ],
-        num_duplicates=_num_duplicates(outcomes),
+        num_duplicates=outcomes.num_duplicates(),
         num_train_test_duplicates=int(leaked.sum()),
-        num_known=sum(isinstance(outcome, Read) and outcome.was_known for outcome in outcomes),
+        num_known=outcomes.num_known,
     )
 
 
@@ -148,20 +147,28 @@ def check_ingested(ingested: Ingested, total: int, max_rejected: float, listed_i
     )
 
 
-def _leaked(outcomes: Sequence[Read | str], is_test: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which images to learn from have the bytes of one in the test split, [N]."""
-    hashes = [outcome.sha256 if isinstance(outcome, Read) else None for outcome in outcomes]
-    in_test = {sha256 for sha256, test in zip(hashes, is_test, strict=True) if test and sha256 is not None}
-    return np.array(
-        [not test and sha256 in in_test for sha256, test in zip(hashes, is_test, strict=True)], dtype=np.bool_
-    )
+class AcceptedOf(Sequence[Accepted]):
+    """Some of the images of a collection; each is put together when it is asked for.
 
+    Args:
+        entries: of the collection.
+        outcomes: likewise.
+        order: numbers of the accepted ones, int64 [M].
+    """
 
-def _accepted(entry: Entry, outcome: Read | str) -> Accepted:
-    assert isinstance(outcome, Read)
-    return Accepted(entry, outcome.width, outcome.height, outcome.sha256.hex())
+    def __init__(self, entries: Sequence[Entry], outcomes: OutcomesOf, order: NDArray[np.int64]) -> None:
+        self._entries, self._outcomes, self._order = entries, outcomes, order
 
+    def __len__(self) -> int:
+        return len(self._order)
 
-def _num_duplicates(outcomes: Sequence[Read | str]) -> int:
-    hashes = [outcome.sha256 for outcome in outcomes if isinstance(outcome, Read)]
-    return len(hashes) - len(set(hashes))
+    @overload
+    def __getitem__(self, place: int) -> Accepted: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Accepted]: ...
+    def __getitem__(self, place: int | slice) -> Accepted | list[Accepted]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        number = int(self._order[place])
+        width, height = self._outcomes.sizes[number].tolist()
+        return Accepted(self._entries[number], width, height, self._outcomes.digests[number].tobytes().hex())

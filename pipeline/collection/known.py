@@ -76,8 +76,8 @@ def known_images(data: Artifacts, size: int, note: Path, scratch: Path) -> Itera
     if not _is_what_was_noted(data, size, note):
         yield None
         return
-    manifest = data.read_manifest()
-    digests = np.array([bytes.fromhex(sha256) for sha256 in manifest["sha256"]], dtype="S32")
+    manifest = data.read_manifest(["split", "width", "height"])
+    digests = data.read_digests().view("S32")[:, 0]
     places = np.empty(len(manifest), dtype=_PLACE)
     splits = data.splits()
     for number, split in enumerate(splits):

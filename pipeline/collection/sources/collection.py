@@ -1,14 +1,15 @@
 """What a source says of its images before any of them is decoded."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artifacts import SPLITS
 from pipeline.collection.sources.remote import RemoteFile
 
 
@@ -25,6 +26,31 @@ class Entry:
     source: str
     split: str
     label: int
+
+
+class Entries(Sequence[Entry]):
+    """Entries by columns, in a few bytes an image beside its name.
+
+    Args:
+        sources: [N].
+        splits: numbers in `SPLITS`, int8 [N].
+        labels: [N].
+    """
+
+    def __init__(self, sources: Sequence[str], splits: NDArray[np.int8], labels: NDArray[np.int64]) -> None:
+        self._sources, self._splits, self._labels = sources, splits, labels
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    @overload
+    def __getitem__(self, number: int) -> Entry: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Entry]: ...
+    def __getitem__(self, number: int | slice) -> Entry | list[Entry]:
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
+        return Entry(self._sources[number], SPLITS[self._splits[number]], int(self._labels[number]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +123,9 @@ def printable(name: str) -> str:
     )
 
 
-def choose_test(names: Sequence[str], labels: Sequence[int], fraction: float, seed: int) -> NDArray[np.bool_]:
+def choose_test(
+    names: Iterable[str], labels: Sequence[int] | NDArray[np.int64], fraction: float, seed: int
+) -> NDArray[np.bool_]:
     """A stratified, seeded choice of test images: of each class the rounded fraction, at most all but one.
 
     Within a class the images stand in the order of a hash of seed and name, and the first are chosen. So an
@@ -113,14 +141,14 @@ def choose_test(names: Sequence[str], labels: Sequence[int], fraction: float, se
     Returns:
         Whether each image is for testing, [N].
     """
-    members: dict[int, list[int]] = defaultdict(list)
-    for row, label in enumerate(labels):
-        members[label].append(row)
-    chosen = np.zeros(len(names), dtype=np.bool_)
-    for rows in members.values():
-        rows.sort(
-            key=lambda row: hashlib.sha256(f"{seed}:{names[row]}".encode("utf-8", "surrogateescape")).digest()
-        )
-        num_test = min(len(rows) - 1, int(fraction * len(rows) + 0.5))
-        chosen[rows[:num_test]] = True
+    hashes = np.empty(len(labels), dtype="S32")
+    for row, name in enumerate(names):
+        hashes[row] = hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest()
+    order = np.argsort(hashes, kind="stable")
+    order = order[np.argsort(np.asarray(labels)[order], kind="stable")]
+    _, starts, counts = np.unique(np.asarray(labels)[order], return_index=True, return_counts=True)
+    chosen = np.zeros(len(order), dtype=np.bool_)
+    for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+        num_test = min(count - 1, int(fraction * count + 0.5))
+        chosen[order[start : start + num_test]] = True
     return chosen

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.artifacts import UNLABELLED
+from pipeline.artifacts import SPLITS, UNLABELLED
 from pipeline.collection.sources.collection import Entry, printable
 from pipeline.collection.sources.splits import settle, split_called
 from pipeline.errors import UserError
@@ -97,14 +97,15 @@ def arrange(names: Sequence[str], labels: Labels, test_fraction: float, seed: in
     # by the names within what stands around, so that an archive of it, or train/ alone, is split alike
     inside = ["/".join(place.path) for place in places]
     settled = settle(inside, [place.split for place in places], numbers, test_fraction, seed)
+    rows = settled.rows.tolist()
     entries = [
-        Entry(printable(names[row]), split, numbers[row])
-        for row, split in zip(settled.rows, settled.splits, strict=True)
+        Entry(printable(names[row]), SPLITS[split], numbers[row])
+        for row, split in zip(rows, settled.splits, strict=True)
     ]
     layout = _layout(paths, class_of) if has_splits else ""
     remark = _understood(layout, class_names, doubt)
     remarks = (remark, *strangers, *settled.remarks, *_alike(class_names))
-    return Arranged(tuple(printable(name) for name in class_names), entries, settled.rows, remarks)
+    return Arranged(tuple(printable(name) for name in class_names), entries, rows, remarks)
 
 
 def _inside(names: Sequence[str]) -> tuple[list[tuple[str, ...]], bool]:

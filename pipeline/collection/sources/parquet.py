@@ -1,6 +1,5 @@
 """Hugging Face style tables: a column of image files' bytes, and one of labels where there are any."""
 
-import hashlib
 import json
 import math
 import re
@@ -12,19 +11,22 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pyarrow.types
+from numpy.typing import NDArray
 
 from pipeline.artifacts import UNLABELLED
 from pipeline.collection.sources.collection import (
     Collection,
     Content,
-    Entry,
+    Entries,
     Unreadable,
     printable,
 )
 from pipeline.collection.sources.files import source_path, walk
+from pipeline.collection.sources.names import Names, are_distinct, hash_keys
 from pipeline.collection.sources.remote import RemoteFile
 from pipeline.collection.sources.splits import SPLIT_NAMES, settle
 from pipeline.errors import UserError
@@ -35,7 +37,6 @@ IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # testData is two, and valuable is one
 _BEHIND = re.compile(r"(?<=.)(set|data|batch|images)$")  # testset
-_KEY_DIGITS = 16  # of a sha256: of a billion images two share them once in 37 times, and get a number more
 _ROWS_AT_ONCE = 64
 
 
@@ -65,14 +66,14 @@ def parquet(params: Dataset) -> Collection:
     path = source_path(params)
     tables = [_open(name, file, params) for name, file in _files(path)]
     keys = [_keys(table) for table in tables]
-    sources = [
+    sources = Names(
         printable(f"{table.name}#{key}") for table, own in zip(tables, keys, strict=True) for key in own
-    ]
+    )
     class_names, labels = _classes(
         [value for table in tables for value in _labels(table)], _own_names(tables[0])
     )
-    names = [key for own in keys for key in own]
-    if len(set(names)) < len(names):
+    names: Sequence[str] = keys[0] if len(keys) == 1 else Names(key for own in keys for key in own)
+    if len(keys) > 1 and not are_distinct(names):  # a table's own are
         names = sources
     places = [place for table in tables for place in [_place(table.name)] * table.num_rows]
     settled = settle(names, places, labels, params.test_fraction, params.seed)
@@ -82,22 +83,22 @@ def parquet(params: Dataset) -> Collection:
     remarks = [f"tables: {by_split}, by their names; {len(sources):,} rows, images in column {column!r}"]
     if not class_names:
         remarks.append("no labels: there is nothing to score with")
-    number_of = {row: number for number, row in enumerate(settled.rows)}
+    number_of = np.full(len(sources), -1)  # of each row, where it has a place
+    number_of[settled.rows] = np.arange(len(settled.rows))
+    if len(settled.rows) < len(sources):
+        sources = Names(sources[int(row)] for row in settled.rows)
 
     def contents() -> Iterator[tuple[int, Content]]:
         row = 0
         for table in tables:
             for content in _images(table):
-                if row in number_of:
-                    yield number_of[row], content
+                if number_of[row] >= 0:
+                    yield int(number_of[row]), content
                 row += 1
 
     return Collection(
         class_names=class_names,
-        entries=[
-            Entry(sources[row], split, labels[row])
-            for row, split in zip(settled.rows, settled.splits, strict=True)
-        ],
+        entries=Entries(sources, settled.splits, labels[settled.rows]),
         contents=contents,
         remarks=(*remarks, *settled.remarks),
     )
@@ -176,29 +177,23 @@ def _place(name: str) -> str:
     return next((SPLIT_NAMES[word] for word in reversed(words) if word in SPLIT_NAMES), "train")
 
 
-def _keys(table: _Table) -> list[str]:
+def _keys(table: _Table) -> Names:
     """What tells a row from the others of its table wherever it stands: its image's path, or its hash."""
     paths = _paths(table)
-    if paths is not None and all(paths) and len(set(paths)) == len(paths):
+    if paths is not None and are_distinct(paths):
         return paths
-    keys, seen = [], Counter[str]()
-    for row, content in enumerate(_images(table)):
-        key = f"row {row}"
-        if isinstance(content, bytes):
-            key = hashlib.sha256(content).hexdigest()[:_KEY_DIGITS]
-        seen[key] += 1
-        keys.append(key if seen[key] == 1 else f"{key}-{seen[key]}")
-    return keys
+    return hash_keys(_images(table), table.num_rows)
 
 
-def _paths(table: _Table) -> list[str] | None:
-    """The paths beside the bytes, where the column has them."""
+def _paths(table: _Table) -> Names | None:
+    """The paths beside the bytes, where the column has them, one for each."""
     with undamaged(table.path), pyarrow.parquet.ParquetFile(table.path) as file:
         kind = file.schema_arrow.field(table.image_column).type
         if not (pyarrow.types.is_struct(kind) and kind.get_field_index("path") >= 0):
             return None
-        column = file.read(columns=[f"{table.image_column}.path"]).column(0)
-        return [path for chunk in column.chunks for path in chunk.field("path").to_pylist()]
+        parts = file.iter_batches(columns=[f"{table.image_column}.path"])
+        names = Names(path or "" for part in parts for path in part.column(0).field("path").to_pylist())
+    return names if "" not in names else None
 
 
 def _labels(table: _Table) -> list[Any]:
@@ -236,18 +231,18 @@ def _own_names(table: _Table) -> list[str] | None:
         return None
 
 
-def _classes(values: Sequence[Any], own_names: list[str] | None) -> tuple[tuple[str, ...], list[int]]:
+def _classes(values: Sequence[Any], own_names: list[str] | None) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Class names, and the label of each value; None is no label."""
     known = {value for value in values if value is not None}
     if own_names is not None and all(_counts(value, own_names) for value in known):
-        return tuple(own_names), [UNLABELLED if value is None else value for value in values]
+        return tuple(own_names), np.array([UNLABELLED if value is None else value for value in values], int)
     if len({type(value) for value in known}) > 1:  # 1 in one table and "1" in another
         values = [None if value is None else str(value) for value in values]
         known = {value for value in values if value is not None}
     in_order = sorted(known)
     label_of = {value: label for label, value in enumerate(in_order)}
     names = tuple(printable(str(value)) for value in in_order)
-    return names, [label_of.get(value, UNLABELLED) for value in values]
+    return names, np.fromiter((label_of.get(value, UNLABELLED) for value in values), np.int64, len(values))
 
 
 def _counts(value: Any, names: Sequence[str]) -> bool:
