@@ -80,9 +80,7 @@ def score_all(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Figures for the metrics, and the gains over the start; every table goes into the folder.
 
-    What grows with the collection is read in parts, or lies in scratch, a folder; but for some numbers an
-    image.
-    """
+    The neighbours of all images lie in the folder scratch, not in memory."""
     manifest = data.read_manifest(["split", "label"])
     scored = scored_images(manifest)
     contents = contents_of(data.read_digests())
