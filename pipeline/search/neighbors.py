@@ -10,9 +10,13 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrays import create_array
+from pipeline.arrays import create_array, slices
 from pipeline.search.finding import search_parameters
 from pipeline.search.rows import Rows, chunks
+
+
+_ANSWER_BYTES = 64 << 20
+_FEWEST_ASKED = 64  # queries at once: fewer would leave cores without work
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,13 @@ def neighbors_of_all(
         new_array(scratch, np.int32, (count, k)),
         new_array(scratch, np.float32, (count, k)),
     )
-    for first, rows in chunks(embeddings):
+    # what FAISS ranks anew it lists first, id and distance, for all queries of a call
+    at_once = max(_FEWEST_ASKED, _ANSWER_BYTES // (12 * (k + 1) * parameters.get("k_factor_rf", 1)))
+    for first, rows in (
+        (first + part.start, chunk[part])
+        for first, chunk in chunks(embeddings)
+        for part in slices(len(chunk), at_once)
+    ):
         cosines, ids = index.search(np.ascontiguousarray(rows), k + 1, params=selected)
         here = slice(first, first + len(rows))
         is_own = ids == np.arange(first, first + len(rows))[:, None]
