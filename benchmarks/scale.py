@@ -10,8 +10,8 @@ A table of made-up images of 8 pixels in 20 classes, a thousandth of them copies
 seconds, the most memory that it and its children held as their own (RssAnon, without the files that they
 map), what that is more for each image than at the count before, and the bytes of its outputs.
 
-With `--stages` the others run where their outputs are missing, unmeasured. With `--folder` the projects stay
-there, and the next run begins with what they hold.
+With `--stages` those before them run where their outputs are missing, unmeasured. With `--folder` the
+projects stay there, and the next run begins with what they hold.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             project = (arguments.folder or Path(temporary)).resolve() / str(count)
             write_project(project, count, arguments.engine)
-            for stage in _CHAIN:
+            for stage in until(arguments.stages):
                 if stage not in arguments.stages:
                     is_there = all(path.exists() for path in outs(project, stage))
                     if not is_there or "always_changed" in _CHAIN[stage]:
@@ -89,6 +89,12 @@ def main() -> None:
                 disk = sum(map(size_of, outs(project, stage))) / 1e6
                 peak = found.num_bytes / 2**20
                 print(f"{stage:9} {count:9,} {found.seconds:8.1f} {peak:8.0f} {more} {disk:8.1f}", flush=True)
+
+
+def until(stages: Sequence[str]) -> list[str]:
+    """The chain up to the last of these."""
+    names = list(_CHAIN)
+    return names[: 1 + max(map(names.index, stages))]
 
 
 def write_project(project: Path, count: int, engine: str) -> None:

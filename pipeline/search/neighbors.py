@@ -14,7 +14,6 @@ from pipeline.arrays import create_array, slices
 from pipeline.search.finding import search_parameters
 from pipeline.search.rows import Rows, chunks
 
-
 _ANSWER_BYTES = 64 << 20
 _FEWEST_ASKED = 64  # queries at once: fewer would leave cores without work
 
