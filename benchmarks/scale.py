@@ -116,7 +116,10 @@ def write_table(path: Path, count: int) -> None:
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         for numbers, pixels in made_up_images(count):
             labels = numbers % CLASSES
-            names = [f"class {label:02}/photograph-{number:09}.bmp" for number, label in enumerate(labels)]
+            names = [
+                f"class {label:02}/photograph-{number:09}.bmp"
+                for number, label in zip(numbers, labels, strict=True)
+            ]
             files = pyarrow.StructArray.from_arrays(
                 [as_bitmaps(pixels), pyarrow.array(names)], fields=list(image)
             )

@@ -182,6 +182,7 @@ def _keys(table: _Table) -> Names:
     paths = _paths(table)
     if paths is not None and are_distinct(paths):
         return paths
+    del paths  # before others take their place
     return hash_keys(_images(table), table.num_rows)
 
 
