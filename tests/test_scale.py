@@ -25,7 +25,7 @@ from pipeline.report.album import Album
 from pipeline.search.neighbors import new_array
 from tests.test_findings import CPU
 
-MOST = 200  # bytes an image, the least that docs/scale.md promises
+MOST = 200  # bytes an image, what docs/scale.md aims at
 
 
 def bytes_an_image(work: Callable[[int], object], few: int, many: int) -> float:
