@@ -199,7 +199,7 @@ class Artifacts:
 
         start = 0
         path = existing(self.manifest, made_by="fetch")
-        with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
+        with pyarrow.parquet.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
             digests = np.empty((file.metadata.num_rows, 32), dtype=np.uint8)
             for batch in file.iter_batches(columns=["sha256"]):
                 text = "".join(batch.column(0).to_pylist())

@@ -152,7 +152,7 @@ def scratch_name(params: Embed, data: Artifacts, encoder: Encoder, start: Encode
 def _write_digests(manifest: Path, path: Path) -> None:
     """The sha256 of every image's file, as bytes by its id: uint8 [N, 32]."""
     start = 0
-    with pyarrow.parquet.ParquetFile(manifest) as file, atomic_file(path) as partial:
+    with pyarrow.parquet.ParquetFile(manifest, pre_buffer=False) as file, atomic_file(path) as partial:
         digests = create_array(partial, np.uint8, (file.metadata.num_rows, 32))
         for batch in file.iter_batches(columns=["sha256"]):
             text = "".join(batch.column(0).to_pylist())

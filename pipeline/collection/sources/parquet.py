@@ -253,7 +253,8 @@ def _counts(value: Any, names: Sequence[str]) -> bool:
 
 def _images(table: _Table) -> Iterator[Content]:
     num_rows = 0
-    with undamaged(table.path), pyarrow.parquet.ParquetFile(table.path) as file:
+    # buffered beforehand, every row group that was read would stay in memory to the end
+    with undamaged(table.path), pyarrow.parquet.ParquetFile(table.path, pre_buffer=False) as file:
         for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[table.image_column]):
             num_rows += len(batch)
             for value in batch.column(0):

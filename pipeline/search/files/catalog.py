@@ -40,7 +40,7 @@ def write_catalog(path: Path, rows: "pd.DataFrame | Iterator[pyarrow.Table]") ->
 
 def rows_of_manifest(path: Path) -> Iterator[pyarrow.Table]:
     """What a catalog has of a manifest, in parts, of `SCHEMA`; nothing else of the file is read."""
-    with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
+    with pyarrow.parquet.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
         for batch in file.iter_batches(columns=list(COLUMNS)):
             rows = pyarrow.Table.from_batches([batch]).select(COLUMNS)
             yield rows.replace_schema_metadata(None).cast(SCHEMA)
