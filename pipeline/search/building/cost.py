@@ -15,21 +15,21 @@ from pipeline.search.finding import search_parameters
 
 # Q queries, D dimensions
 
-# What a distance costs, in distances of an exact search of many queries at once, which are products of
-# matrices (1.6 ns in 128 dimensions, 5.7 in 512). Medians of `python -m benchmarks.index.work`, 200,000 x 128
-# and x 512, two cores of an AMD EPYC with AVX-512; in 512 dimensions short codes cost half of what they do in
-# 128.
+# What each costs, in distances of an exact search of many queries at once, which are products of matrices
+# (2.5 ns in 128 dimensions, 5.4 in 512). Medians of `python -m benchmarks.index.work`, 200,000 x 128 and
+# x 512, two cores of an AMD EPYC with AVX-512.
 _EXACT = 1.0
 CENTROID = 1.4  # and a heap of the nearest
-_GRAPH = 37.0  # a vector somewhere in memory
-_REFINED = 46.0  # likewise, and a heap that is longer by it
-_OF_A_LIST: dict[Any, float] = {
-    faiss.IndexIVFFlatPanorama: 24.0,  # of those dimensions that were looked at
-    faiss.IndexIVFFlat: 13.0,
-    faiss.IndexIVFScalarQuantizer: 4.6,
-    faiss.IndexIVFPQFastScan: 0.9,
-    faiss.IndexIVFRaBitQFastScan: 3.0,
-    faiss.IndexIVFRaBitQ: 3.0,
+_GRAPH = 30.0  # a vector somewhere in memory
+_REFINED = 31.0  # likewise, and a heap that is longer by it
+# of an inverted file: to begin with a list, and a distance in it
+_OF_A_LIST: dict[Any, tuple[float, float]] = {
+    faiss.IndexIVFFlatPanorama: (370.0, 13.0),  # of those dimensions that were looked at
+    faiss.IndexIVFFlat: (290.0, 8.0),
+    faiss.IndexIVFScalarQuantizer: (165.0, 3.5),
+    faiss.IndexIVFPQFastScan: (70.0, 0.45),
+    faiss.IndexIVFRaBitQFastScan: (350.0, 0.75),
+    faiss.IndexIVFRaBitQ: (350.0, 0.75),
 }
 
 
@@ -62,7 +62,7 @@ def counted_search(
     for each in (counts.indexIVF_stats, counts.hnsw_stats, counts.indexPanorama_stats):
         each.reset()
     _, ids = index.search(queries, k, params=search_parameters(index, parameters, among))
-    total = _total(index, k * parameters.get("k_factor_rf", 1), len(queries), counts)
+    total = _total(index, len(queries), parameters, counts)
     if "k_factor_rf" in parameters:
         total += _REFINED * (k_of_whole or k) * parameters["k_factor_rf"] * len(queries)
     return np.asarray(ids), total / len(queries)
@@ -85,18 +85,18 @@ def bytes_per_vector(index: faiss.Index) -> float:
     return float(index.sa_code_size())
 
 
-def _total(index: faiss.Index, k: int, num_queries: int, counts: Any) -> float:
+def _total(index: faiss.Index, num_queries: int, parameters: Mapping[str, int], counts: Any) -> float:
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexIDMap | faiss.IndexPreTransform):
-        return _total(index.index, k, num_queries, counts)
+        return _total(index.index, num_queries, parameters, counts)
     if isinstance(index, faiss.IndexRefine):
-        return _total(index.base_index, k, num_queries, counts)
+        return _total(index.base_index, num_queries, parameters, counts)
     if isinstance(index, faiss.IndexHNSW):
         return _GRAPH * float(counts.hnsw_stats.ndis)
     if isinstance(index, faiss.IndexIVF):
-        return _of_lists(index, num_queries, counts)
+        return _of_lists(index, num_queries, parameters.get("nprobe", index.nprobe), counts)
     if isinstance(index, faiss.IndexFlatPanorama):
-        return _OF_A_LIST[faiss.IndexIVFFlatPanorama] * _of_panorama(index, counts)
+        return _OF_A_LIST[faiss.IndexIVFFlatPanorama][1] * _of_panorama(index, counts)
     return _EXACT * index.ntotal * num_queries
 
 
@@ -105,16 +105,17 @@ def _of_panorama(index: Any, counts: Any) -> float:
     return float(counts.indexPanorama_stats.total_dims_scanned / index.n_levels)
 
 
-def _of_lists(index: faiss.IndexIVF, num_queries: int, counts: Any) -> float:
+def _of_lists(index: faiss.IndexIVF, num_queries: int, nprobe: int, counts: Any) -> float:
     quantizer = faiss.downcast_index(index.quantizer)
     if isinstance(quantizer, faiss.IndexHNSW):
         coarse = _GRAPH * float(counts.hnsw_stats.ndis)
     else:
         coarse = CENTROID * index.nlist * num_queries
-    one = next((cost for kind, cost in _OF_A_LIST.items() if isinstance(index, kind)), _EXACT)
+    of_kind = (cost for kind, cost in _OF_A_LIST.items() if isinstance(index, kind))
+    a_list, one = next(of_kind, (0.0, _EXACT))
     distances = float(counts.indexIVF_stats.ndis)
     if isinstance(index, faiss.IndexIVFFlatPanorama):
         distances = _of_panorama(index, counts)
     if isinstance(index, faiss.IndexIVFPQFastScan):
         one *= index.M / (index.d / 2)
-    return coarse + one * distances
+    return coarse + a_list * nprobe * num_queries + one * distances

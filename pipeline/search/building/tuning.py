@@ -17,10 +17,10 @@ from pipeline.search.building.cost import counted_search
 # followed, and how many times k are ranked anew by what is kept beside the codes.
 _REFINING = "k_factor_rf"
 _AT_MOST = {"nprobe": 65536, "efSearch": 4096, _REFINING: 64}
-# The values are about sqrt(2) apart: so what is chosen is at most so much more than what is needed.
-_STEPS = tuple(sorted({round(2 ** (step / 2)) for step in range(34)}))
-_STEPS_ABOVE = 4  # the tuned values, where the certificate begins
-_STEPS_BELOW = 4  # what holds, which the curve still shows
+# The values are about 2**(1/4) apart: so what is chosen is at most so much more than what is needed.
+_STEPS = tuple(sorted({round(2 ** (step / 4)) for step in range(67)}))
+_STEPS_ABOVE = 8  # the tuned values, where the certificate begins
+_STEPS_BELOW = 8  # what holds, which the curve still shows
 
 
 @dataclass(frozen=True)
