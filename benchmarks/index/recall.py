@@ -29,7 +29,7 @@ from pipeline.search.building.kinds import KINDS, is_exact, usual_lists
 from pipeline.search.building.tuning import Asked, knobs, measure, set_search_parameters
 
 K = 10
-TURNS = 5
+TURNS = 3
 _MOST_QUERIES = 10_000
 NONE_HELD_OUT = np.empty(0, dtype=np.int64)
 AUTOFAISS = """
