@@ -16,7 +16,14 @@ from pipeline.artifacts import Artifacts, read_json, sha256_of, write_json
 from pipeline.errors import UserError, damaged_output, existing, missing_output
 from pipeline.search.files.card import BASE, Built, IndexCard, PartCard, card_of
 from pipeline.search.files.catalog import Catalog, write_catalog
-from pipeline.search.files.faiss_file import ids_are_rows, move_sealed, read_faiss, seal_of, write_sealed
+from pipeline.search.files.faiss_file import (
+    ids_are_rows,
+    looks_up_ids,
+    move_sealed,
+    read_faiss,
+    seal_of,
+    write_sealed,
+)
 from pipeline.search.files.thumbnails import Thumbnails, ThumbnailWriter, encode_all
 
 if TYPE_CHECKING:
@@ -184,8 +191,8 @@ class IndexFolder:
             self.check(path, sha256_of(path), part.index_sha256)
         else:
             self.check(path, seal_of(path), part.index_seal)
-        # vectors that rank anew are looked up by these ids, which ends the process where they are none
-        if isinstance(faiss.downcast_index(index), faiss.IndexRefine) and not ids_are_rows(index):
+        # which ends the process where they are none
+        if looks_up_ids(index) and not ids_are_rows(index):
             raise damaged_output(path, FOREIGN_IDS, "index")
         return index
 

@@ -16,7 +16,7 @@ from pipeline.search.building.tuning import Asked, Point, certify, set_search_pa
 from pipeline.search.changes.next_generation import next_generation
 from pipeline.search.changes.segments import left_of, write_part
 from pipeline.search.files.card import BASE, IndexCard
-from pipeline.search.files.faiss_file import read_faiss
+from pipeline.search.files.faiss_file import ids_are_rows, read_faiss
 from pipeline.search.index_folder import IndexFolder
 from pipeline.search.rows import KeepsNoEmbeddingsError, Rows, read_rows, sample_rows
 
@@ -59,6 +59,9 @@ def compact(path: Path) -> Compacted:
         card, live = generation.card, generation.live
         done = Compacted(len(card.segments), card.removed_count, card)
         if done.num_segments or done.num_removed:
+            for part in live.parts:
+                if not ids_are_rows(part.index):
+                    raise part.damaged
             images = [left_of(live, part) for part in live.parts]
             try:
                 index, point = _refilled(generation.old, card, [each.vectors for each in images])

@@ -55,19 +55,31 @@ def ids_are_rows(index: faiss.Index) -> bool:
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexRefine):
         return ids_are_rows(index.base_index)
-    if isinstance(index, faiss.IndexPreTransform):
+    if isinstance(index, faiss.IndexPreTransform | faiss.IndexIDMap):
         return ids_are_rows(index.index)
     if not isinstance(index, faiss.IndexIVF):
         return True
-    is_there = np.zeros(index.ntotal, dtype=np.bool_)
     lists: Any = index.invlists
-    for number in range(index.nlist):
-        if size := lists.list_size(number):
+    sizes = [lists.list_size(number) for number in range(index.nlist)]
+    if sum(sizes) != index.ntotal:
+        return False
+    is_there = np.zeros(index.ntotal, dtype=np.bool_)
+    for number, size in enumerate(sizes):
+        if size:
             ids = kinds.rev_swig_ptr(lists.get_ids(number), size)
             if ids.min() < 0 or ids.max() >= index.ntotal:
                 return False
             is_there[ids] = True
     return bool(is_there.all())
+
+
+def looks_up_ids(index: faiss.Index) -> bool:
+    """Whether FAISS looks something up by the ids of inverted lists, within no bounds, before it answers."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        return looks_up_ids(index.index)
+    is_by_ids = isinstance(index, faiss.IndexRefine | faiss.IndexIDMap)
+    return is_by_ids and faiss.try_extract_index_ivf(index) is not None
 
 
 def write_sealed(index: faiss.Index, path: Path) -> str:
