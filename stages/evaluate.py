@@ -118,13 +118,13 @@ def nearest_others(
     """Of every image among all, and among the first ones of their content, as the index finds them.
 
     Raises:
-        UserError: the index is not of these embeddings.
+        UserError: the index is not of these embeddings, or damaged.
     """
     folder = IndexFolder(data.index)
     card = folder.read_card()
     folder.check_made_of(card, data)
     embeddings = [data.read_embeddings(split) for split in data.splits()]
-    asked = folder.read_index(card), card.search_parameters, embeddings, _NEIGHBORS, scratch
+    asked = folder.read_index(card, every_id=True), card.search_parameters, embeddings, _NEIGHBORS, scratch
     every = neighbors_of_all(*asked)
     firsts = np.isin(np.arange(len(contents)), firsts_of(contents))
     if firsts.all():

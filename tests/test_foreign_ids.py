@@ -15,6 +15,7 @@ from pipeline.search.changes.compacting import compact
 from pipeline.search.changes.removing import remove
 from pipeline.search.changes.verifying import verify
 from pipeline.search.files.faiss_file import ids_are_rows, read_faiss, write_sealed
+from pipeline.search.index_folder import IndexFolder
 from tests.processes import fails, run_lookalike
 from tests.serving import serving
 from tests.tiny_index import COUNT, DIM, build, bytes_of, pixels_of, write_photo
@@ -82,6 +83,16 @@ def test_an_id_that_stands_a_second_time_is_found_by_verify(tmp_path: Path) -> N
     write_with_card(folder, index)
     (fault,) = verify(folder).faults
     assert fault.endswith(WRONG)
+
+
+def test_who_asks_for_all_neighbours_hears_of_it_first(tmp_path: Path) -> None:
+    """As stage `evaluate` does, whose numbers of 32 bits would make another id of it."""
+    build(tmp_path / "index", "IVF4,Flat")
+    folder = IndexFolder(tmp_path / "index")
+    assert folder.read_index(folder.read_card(), every_id=True).ntotal == COUNT
+    put_ids(folder.path, 2**62)
+    with pytest.raises(DamagedError, match=WRONG):
+        folder.read_index(folder.read_card(), every_id=True)
 
 
 @pytest.mark.parametrize("ids", [(2**62,), (5,)], ids=["foreign", "twice"])

@@ -168,8 +168,15 @@ class IndexFolder:
                 raise
             raise damaged_output(self.card, "not of this version of Lookalike", "index") from None
 
-    def read_index(self, card: IndexCard, part: PartCard | None = None) -> faiss.Index:
+    def read_index(
+        self, card: IndexCard, part: PartCard | None = None, *, every_id: bool = False
+    ) -> faiss.Index:
         """Opens images.faiss, or a segment's, memory-mapped: what a search touches is read, and not before.
+
+        Args:
+            card: of the folder.
+            part: of it; None: the base.
+            every_id: whether all ids within inverted lists are looked at.
 
         Raises:
             UserError: the file is missing, damaged, or not the one that index.json names.
@@ -191,8 +198,8 @@ class IndexFolder:
             self.check(path, sha256_of(path), part.index_sha256)
         else:
             self.check(path, seal_of(path), part.index_seal)
-        # which ends the process where they are none
-        if looks_up_ids(index) and not ids_are_rows(index):
+        # to look up what is not there ends the process
+        if (every_id or looks_up_ids(index)) and not ids_are_rows(index):
             raise damaged_output(path, FOREIGN_IDS, "index")
         return index
 
