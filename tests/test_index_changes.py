@@ -436,6 +436,12 @@ def test_k_goes_to_the_live_images_and_a_score_cuts_off(folder: Path) -> None:
     assert index.search(2, 3, min_score=2.0).empty
 
 
+@pytest.mark.parametrize("factory", ["Flat", "IVF4,Flat"])
+def test_who_asks_nothing_is_answered_nothing(tmp_path: Path, factory: str) -> None:
+    build(tmp_path / "index", factory)
+    assert ImageIndex.open(tmp_path / "index", "cpu").answers([], 5) == []
+
+
 def test_many_threads_are_answered_as_one_is(
     built: Callable[[str], tuple[Path, Known]], tmp_path: Path
 ) -> None:

@@ -60,8 +60,8 @@ def find(
             raise UserError(
                 "an index of this kind cannot search within a split or a class: choose another index.factory"
             ) from None
-        # -1 where nothing was found
-        if ids.min() < -1 or ids.max() >= index.ntotal:
+        # -1 where nothing was found; of no queries there are no ids
+        if ((ids < -1) | (ids >= index.ntotal)).any():
             raise ForeignIdError
         if (ids >= 0).all() or not chosen or max(chosen.values()) >= index.ntotal:
             break
