@@ -26,7 +26,7 @@ WRONG = "images.faiss: holds ids that are no rows of it: run 'dvc repro --force 
 def put_ids(folder: Path, *ids: int) -> None:
     """Writes them over the first of every list, and what index.json says of the file."""
     index = read_faiss(folder / "images.faiss", into_memory=True)
-    inverted = faiss.extract_index_ivf(index)
+    inverted: Any = faiss.extract_index_ivf(index)
     for number in range(inverted.nlist):
         size = inverted.invlists.list_size(number)
         kinds: Any = faiss

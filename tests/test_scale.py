@@ -6,13 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import pytest
 from numpy.typing import NDArray
 
 from benchmarks.scale import as_bitmaps, made_up_images, with_children, write_table
 from pipeline.artifacts import Artifacts
 from pipeline.collection.outcomes import OutcomesOf
-from pipeline.collection.sources.names import Names, are_distinct, hash_keys
+from pipeline.collection.places import in_table
+from pipeline.collection.sources.names import Names as Texts
+from pipeline.collection.sources.names import are_distinct, hash_keys
 from pipeline.collection.sources.parquet import parquet
 from pipeline.collection.worker import Read
 from pipeline.evaluation.findings.collection import contents_of, find_faults, of_other_contents
@@ -22,6 +26,7 @@ from pipeline.evaluation.scored import scored_images
 from pipeline.images import decode
 from pipeline.params.reader import Params
 from pipeline.report.album import Album
+from pipeline.search.from_arrays.names import Names
 from pipeline.search.neighbors import new_array
 from tests.test_findings import CPU
 
@@ -50,6 +55,41 @@ def test_a_source_of_a_table_holds_little_beside_the_names(params: Params, tmp_p
     listed = list_it(2_000)
     assert [entry.label for entry in listed[:3]] == [0, 1, 2]  # type: ignore[attr-defined]
     assert bytes_an_image(list_it, 2_000, 12_000) < MOST
+
+
+class Vectors:
+    """So many rows of a file that nobody opens."""
+
+    path = Path("vectors.npy")
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+
+@pytest.mark.parametrize("reader", ["images", "a catalog"])
+def test_a_table_that_is_gone_through_is_never_in_memory(
+    reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "table.parquet"
+    image = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    rng, kind = np.random.default_rng(0), image if reader == "images" else pyarrow.string()
+    schema = pyarrow.schema({"image" if reader == "images" else "source": kind})
+    with pyarrow.parquet.ParquetWriter(path, schema, compression="none") as writer:
+        for _ in range(50):
+            words = [rng.bytes(5_000).hex() for _ in range(20)]
+            rows = [{"bytes": word.encode(), "path": word[:9]} for word in words]
+            values = pyarrow.array(rows if reader == "images" else words, kind)
+            writer.write_table(pyarrow.table([values], schema=schema))
+    monkeypatch.setattr("pipeline.search.from_arrays.names._ROWS_AT_ONCE", 20)
+    rows_of = in_table(path) if reader == "images" else Names([Vectors(1000)], path).tables()  # type: ignore[list-item]
+    before = pyarrow.total_allocated_bytes()
+    tracemalloc.start()  # what comes through Python's own file is Python's
+    most = max(tracemalloc.get_traced_memory()[0] + pyarrow.total_allocated_bytes() - before for _ in rows_of)
+    tracemalloc.stop()
+    assert most < path.stat().st_size / 4
 
 
 def test_the_findings_hold_little_beside_the_neighbours_in_files(tmp_path: Path) -> None:
@@ -104,7 +144,7 @@ def test_of_many_labelled_images_a_share_of_every_class_is_scored(monkeypatch: p
 
 def test_names_are_a_list_of_texts() -> None:
     texts = ["a.jpg", "", "café\n", "caf\udce9.png", "a.jpg"]
-    names = Names(texts)
+    names = Texts(texts)
     assert list(names) == texts
     assert (names[-1], names[1:3], len(names)) == ("a.jpg", texts[1:3], 5)
     with pytest.raises(IndexError):

@@ -75,7 +75,11 @@ def in_table(place: Place, groups: Sequence[int] | None = None) -> Iterator[Memb
     Raises:
         UserError: it is damaged, or no column of it holds images.
     """
-    with undamaged(place), place.open("rb") as file, pyarrow.parquet.ParquetFile(file) as table:
+    with (
+        undamaged(place),
+        place.open("rb") as file,
+        pyarrow.parquet.ParquetFile(file, pre_buffer=False) as table,  # nothing stays that was read
+    ):
         schema, metadata = table.schema_arrow, table.metadata
         column = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
         if column is None or not holds_bytes(schema.field(column).type):

@@ -188,7 +188,7 @@ def _keys(table: _Table) -> Names:
 
 def _paths(table: _Table) -> Names | None:
     """The paths beside the bytes, where the column has them, one for each."""
-    with undamaged(table.path), pyarrow.parquet.ParquetFile(table.path) as file:
+    with undamaged(table.path), pyarrow.parquet.ParquetFile(table.path, pre_buffer=False) as file:
         kind = file.schema_arrow.field(table.image_column).type
         if not (pyarrow.types.is_struct(kind) and kind.get_field_index("path") >= 0):
             return None

@@ -128,7 +128,7 @@ def members_in(part: Part, listing: Path) -> Iterator[tuple[str, Member]]:
 def sha256_of_parts(parts: Sequence[Part], listing: Path) -> str:
     """A hash of which images there are, where they lie, and when their files were modified."""
     total = hashlib.sha256()
-    with listing.open("rb") as opened, pyarrow.parquet.ParquetFile(opened) as file:
+    with listing.open("rb") as opened, pyarrow.parquet.ParquetFile(opened, pre_buffer=False) as file:
         for batch in file.iter_batches():
             total.update(repr(batch.to_pylist()).encode())
     for part in parts:

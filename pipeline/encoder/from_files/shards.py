@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGINT
+from typing import BinaryIO
 
 import onnxruntime
 import pyarrow
@@ -98,7 +99,7 @@ class TableShards:
                 with (
                     _undamaged(self.path(number)),
                     self.path(number).open("rb") as opened,  # pyarrow takes no name that is no UTF-8
-                    pyarrow.parquet.ParquetFile(opened, page_checksum_verification=True) as file,
+                    _reader(opened) as file,
                 ):
                     for batch in file.iter_batches():
                         table.append(batch)
@@ -182,12 +183,17 @@ def _keep_those_of(shards: TableShards, encoder: Encoder, made_by: Sequence[obje
         noted.write_text(total.hexdigest())
 
 
+def _reader(shard: BinaryIO) -> pyarrow.parquet.ParquetFile:
+    """With its checksums held, and a group in memory at a time: a shard of a table's group may be large."""
+    return pyarrow.parquet.ParquetFile(shard, page_checksum_verification=True, pre_buffer=False)
+
+
 def _is_whole(shard: Path) -> bool:
     """Whether it is there and can be read; one that is damaged is removed."""
     try:
         with (
             shard.open("rb") as opened,
-            pyarrow.parquet.ParquetFile(opened, page_checksum_verification=True) as file,
+            _reader(opened) as file,
         ):
             for _ in file.iter_batches():
                 pass

@@ -123,7 +123,7 @@ def _opened(path: Path) -> pyarrow.parquet.ParquetFile:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        file = pyarrow.parquet.ParquetFile(path, pre_buffer=False)
         schema = file.schema_arrow
     except pyarrow.ArrowException as error:
         raise UserError(f"{path}: not a parquet file ({' '.join(str(error).split())[:200]})") from None
