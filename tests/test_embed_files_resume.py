@@ -125,7 +125,7 @@ def test_finished_parts_are_not_embedded_again_and_no_byte_changes(
     assert not shards.exists()
 
 
-@pytest.mark.parametrize("what", ["encoder", "image", "archive", "batch size", "cores", "code"])
+@pytest.mark.parametrize("what", ["encoder", "image", "archive", "batch size", "cores", "code", "decoder"])
 def test_parts_of_anything_else_are_not_used(
     home: Path, embed: Callable[..., int], what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +141,8 @@ def test_parts_of_anything_else_are_not_used(
         monkeypatch.setattr("os.cpu_count", lambda: 99)
     elif what == "code":
         monkeypatch.setattr("pipeline.encoder.from_files.shards.imported", lambda *_: {"pipeline/atomic.py"})
+    elif what == "decoder":
+        monkeypatch.setattr("pipeline.collection.known.version", lambda _: "99")
     batch_size = 8 if what == "batch size" else BATCH
     assert embed(batch_size=batch_size) == {BATCH: BATCHES_OF_A_RUN, 8: 13}[batch_size]
     undisturbed = (home / "out.parquet").read_bytes()

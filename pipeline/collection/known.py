@@ -106,7 +106,7 @@ def _is_what_was_noted(data: Artifacts, size: int, note: Path) -> bool:
     # the hash of the arrays last: it reads them
     return (
         isinstance(noted, dict)
-        and noted.get("decoder") == _decoder(size)
+        and noted.get("decoder") == decoder_sha256(size)
         and data.manifest.exists()
         and noted == _state(data, size)
     )
@@ -114,10 +114,10 @@ def _is_what_was_noted(data: Artifacts, size: int, note: Path) -> bool:
 
 def _state(data: Artifacts, size: int) -> dict[str, Any]:
     files = sorted(path for path in data.images.iterdir() if path.suffix in (".npy", ".parquet"))
-    return {"decoder": _decoder(size), "files": {path.name: sha256_of(path) for path in files}}
+    return {"decoder": decoder_sha256(size), "files": {path.name: sha256_of(path) for path in files}}
 
 
-def _decoder(size: int) -> str:
+def decoder_sha256(size: int) -> str:
     """All that pixels depend on besides a file's bytes."""
     versions = [f"{name} {version(name)}" for name in _DECODERS]
     code = Path(pipeline.images.__file__).read_bytes()

@@ -20,6 +20,7 @@ import pyarrow
 import pyarrow.parquet
 
 from pipeline.atomic import atomic_file, lock
+from pipeline.collection.known import decoder_sha256
 from pipeline.collection.sources.collection import printable
 from pipeline.encoder.from_files.embed_each import (
     Embedded,
@@ -168,6 +169,7 @@ def _keep_those_of(shards: TableShards, encoder: Encoder, made_by: Sequence[obje
             [
                 encoder.sha256,
                 onnxruntime.__version__,
+                decoder_sha256(encoder.image_size),
                 list(made_by),
                 sha256_of_parts(shards.parts, shards.listing),
             ]
