@@ -111,7 +111,7 @@ class _Plan:
         kinds: of them.
         sample: so many rows.
         lists: the usual number.
-        most_lists: that are tried at all.
+        most_lists: of the other numbers that are tried.
         num_built: the best that are built whole.
     """
 
