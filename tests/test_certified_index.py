@@ -236,6 +236,14 @@ def test_auto_keeps_to_the_memory(vectors: NDArray[np.float32]) -> None:
         make_index([vectors], AUTO.model_copy(update={"memory_gib": 1e-5}))
 
 
+def test_the_sample_is_within_the_memory_too() -> None:
+    """In five copies; of 100,000 x 2,048 they are 4 GiB."""
+    bytes_of_copies = 5 * 4 * 2048
+    assert trial._plan(300_000, 2048, memory_gib=2, on_disk=False).sample == 2 * 2**30 // bytes_of_copies
+    assert trial._plan(300_000, 2048, memory_gib=4, on_disk=False).sample == 100_000
+    assert trial._plan(20_000, 2048, memory_gib=0.5, on_disk=False).sample == 2**29 // bytes_of_copies
+
+
 def test_few_images_that_the_memory_does_not_hold_are_refused_in_a_line(vectors: NDArray[np.float32]) -> None:
     with pytest.raises(
         SettingError, match=r"1e-09 is too little for 20 vectors of 32 dimensions: .* needs 5"

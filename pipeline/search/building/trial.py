@@ -131,12 +131,13 @@ def _plan(count: int, dim: int, memory_gib: float, on_disk: bool) -> _Plan:
     kinds = KINDS if count > EXACT_UP_TO else KINDS[:1]
     fitting = [kind for kind in kinds if _gib(kind, count, dim) <= memory_gib]
     most_lists = count // _VECTORS_PER_LIST
+    memory, of_a_row = int(memory_gib * 2**30), _COPIES_OF_THE_SAMPLE * 4 * dim
+    sample = min(count, _SAMPLE, memory // of_a_row)
     if fitting:
-        return _Plan(fitting, min(count, _SAMPLE), usual_lists(count), most_lists, _WORTH_BUILDING)
+        sample = max(sample, min(count, EXACT_UP_TO))  # fewer tell nothing
+        return _Plan(fitting, sample, usual_lists(count), most_lists, _WORTH_BUILDING)
     least = f"the smallest kind of index needs {min(_gib(kind, count, dim) for kind in kinds):.2g}"
     if on_disk and count > EXACT_UP_TO:
-        memory, of_a_row = int(memory_gib * 2**30), _COPIES_OF_THE_SAMPLE * 4 * dim
-        sample = min(count, _SAMPLE, memory // of_a_row)
         if sample >= EXACT_UP_TO:
             most_lists = min(most_lists, learned_in(memory, dim))
             lists = min(usual_lists(count), 1 << (most_lists.bit_length() - 1))
