@@ -287,6 +287,20 @@ def test_a_table_damaged_anywhere_is_one_line_or_read(params: Params, tmp_path: 
     assert all(line.startswith(f"{path}: ") and "\n" not in line for line in lines)
 
 
+def test_more_rows_than_the_footer_says_are_one_line(params: Params, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    images = pa.array([picture(seed) for seed in range(5)], pa.binary())
+    pq.write_table(pa.table({"image": images}), path, store_schema=False)
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    of_file = whole.index(b"\x16\x0a", footer)  # the first number of 64 bits there: 5, in zigzag
+    for said in (0, 1, 4):
+        path.write_bytes(whole[: of_file + 1] + bytes([2 * said]) + whole[of_file + 2 :])
+        assert pq.ParquetFile(path).metadata.num_rows == said
+        with pytest.raises(UserError, match=f"damaged .5 rows, where it says {said}"):
+            contents(parquet(dataset(params, path)))
+
+
 def test_odd_labels_are_one_line_or_what_they_say(params: Params, tmp_path: Path) -> None:
     tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.zeros((4, 2, 2), np.float32))
     with pytest.raises(UserError, match="not one label a row"):

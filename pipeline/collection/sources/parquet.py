@@ -257,6 +257,8 @@ def _images(table: _Table) -> Iterator[Content]:
     with undamaged(table.path), pyarrow.parquet.ParquetFile(table.path, pre_buffer=False) as file:
         for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[table.image_column]):
             num_rows += len(batch)
+            if num_rows > table.num_rows:
+                break
             for value in batch.column(0):
                 yield content_of(value.as_py())
     _check_num_rows(table, num_rows)
