@@ -182,8 +182,7 @@ class IndexFolder:
             UserError: the file is missing, damaged, or not the one that index.json names.
         """
         part = card.parts()[0] if part is None else part
-        path = self.files_of(part.name).index
-        existing(path, made_by="index")
+        path = existing(self.files_of(part.name).index, made_by="index")
         try:
             index = read_faiss(path)
         except RuntimeError:
@@ -198,7 +197,6 @@ class IndexFolder:
             self.check(path, sha256_of(path), part.index_sha256)
         else:
             self.check(path, seal_of(path), part.index_seal)
-        # to look up what is not there ends the process
         if (every_id or looks_up_ids(index)) and not ids_are_rows(index):
             raise damaged_output(path, FOREIGN_IDS, "index")
         return index
