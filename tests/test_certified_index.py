@@ -128,6 +128,20 @@ def test_no_other_parameters_reach_the_target_with_less_work(
     assert beyond.parameters == {"nprobe": LISTS, "k_factor_rf": values["k_factor_rf"][-1]}
 
 
+def test_of_twenty_copies_any_ten_are_the_nearest(vectors: NDArray[np.float32]) -> None:
+    copies = np.tile(vectors[:300], (20, 1))
+    held_out = np.arange(0, len(copies), 31)
+    queries = copies[held_out]
+    truth = exact_neighbors([copies], queries, 10, held_out)
+    index = build_index([copies], "IVF16,RaBitQfs,RFlat", 0, held_out)
+    parameters = {"nprobe": 4, "k_factor_rf": 4}
+    asked = Asked(queries, truth, vectors=[copies[:100], copies[100:]])
+    assert measure(index, Asked(queries, truth), parameters).recall.mean < 0.9
+    found, _ = counted_search(index, queries, 10, parameters)
+    by_hand = np.einsum("qd,qkd->qk", queries, copies[found]) > 1 - 1e-5
+    assert measure(index, asked, parameters).recall.mean == pytest.approx(by_hand.mean()) == 1
+
+
 def test_the_certificate_is_of_queries_that_nothing_was_tuned_with(
     vectors: NDArray[np.float32], asked: Asked
 ) -> None:
@@ -146,7 +160,7 @@ def test_the_certificate_is_of_queries_that_nothing_was_tuned_with(
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.factory(LISTS, DIM))
 def test_every_kind_finds_within_some_and_gives_its_vectors_back(
-    vectors: NDArray[np.float32], kind: trial.Kind
+    vectors: NDArray[np.float32], kind: Kind
 ) -> None:
     held_out = HELD_OUT if kind.has_lists else HELD_OUT[:0]
     index = build_index([vectors], kind.factory(LISTS, DIM), 0, held_out)

@@ -27,7 +27,9 @@ EXACT_RECALL = Recall(1.0, 1.0, 1.0)  # of a search that misses nothing
 UNKNOWN = Recall(1.0, 0.0, 1.0)  # nobody asked: nothing was missed, and nothing is known
 
 
-def recall_of(found: NDArray[np.int64], truth: NDArray[np.int64]) -> Recall:
+def recall_of(
+    found: NDArray[np.int64], truth: NDArray[np.int64], as_near: NDArray[np.bool_] | None = None
+) -> Recall:
     """The recall of an answer, with its interval.
 
     The neighbours of one query are missed together, so they do not count as so many independent draws: the
@@ -37,6 +39,7 @@ def recall_of(found: NDArray[np.int64], truth: NDArray[np.int64]) -> Recall:
     Args:
         found: ids, [Q, k]; -1 where there was none.
         truth: ids of the exact nearest, [Q, k].
+        as_near: which of those found are as near as the last of these, [Q, k]: copies of one image are.
 
     Returns:
         Of no queries, or among no images, `UNKNOWN`.
@@ -47,7 +50,10 @@ def recall_of(found: NDArray[np.int64], truth: NDArray[np.int64]) -> Recall:
     """
     if truth.size == 0:
         return UNKNOWN
-    shares = (found[:, :, None] == truth[:, None, :]).any(axis=1).mean(axis=1)
+    is_right = (found[:, :, None] == truth[:, None, :]).any(axis=2)
+    if as_near is not None:
+        is_right |= as_near
+    shares = is_right.sum(axis=1) / truth.shape[1]
     mean, num_queries = float(shares.mean()), len(shares)
     draws = float(num_queries)
     variance = float(shares.var(ddof=1)) if num_queries > 1 else 0.0

@@ -210,7 +210,7 @@ class _Builder:
         if self._asked is None:
             k = min(RECALL_AT, self._count - len(self._held_out))
             truth = exact_neighbors(self._embeddings, self.queries, k, self._held_out)
-            self._asked = Asked(self.queries, truth)
+            self._asked = Asked(self.queries, truth, vectors=self._embeddings)
         tuned, measured = replace(self._asked, among=among).halves()
         target = self._params.target_recall
         return certify(index, measured, target, tune(index, tuned, target))

@@ -166,7 +166,7 @@ class _Trial:
         self._held_out = sample_rows(size, min(_DRAWS // k, size // 10), seed)
         queries = self._sample[0][self._held_out]
         truth = exact_neighbors(self._sample, queries, k, self._held_out)
-        self._asked = Asked(queries, truth, k_of_whole=RECALL_AT)
+        self._asked = Asked(queries, truth, k_of_whole=RECALL_AT, vectors=self._sample)
         self._centroids = Centroids()
         self._too_much = float(self._count)  # an exact search
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.search.building.certificate import Recall, recall_of
 from pipeline.search.building.cost import counted_search
+from pipeline.search.rows import Rows, read_rows
 
 # Q queries, D dimensions
 
@@ -19,6 +20,7 @@ _REFINING = "k_factor_rf"
 _AT_MOST = {"nprobe": 65536, "efSearch": 4096, _REFINING: 64}
 # The values are about 2**(1/4) apart: so what is chosen is at most so much more than what is needed.
 _STEPS = tuple(sorted({round(2 ** (step / 4)) for step in range(67)}))
+_EQUAL = 1e-6  # similarities of copies differ by so much at most, in whichever order they are summed
 _STEPS_ABOVE = 8  # the tuned values, where the certificate begins
 _STEPS_BELOW = 8  # what holds, which the curve still shows
 
@@ -61,12 +63,14 @@ class Asked:
         truth: ids of their exact nearest among those that are, [Q, k].
         among: which ids are found, [N]; None: all that are in the index.
         k_of_whole: neighbours that are asked of the collection, where the index is of a sample of it.
+        vectors: what ids are of, parts of [N, D]; None: nothing is as near as what is in `truth`.
     """
 
     queries: NDArray[np.float32]
     truth: NDArray[np.int64]
     among: NDArray[np.bool_] | None = None
     k_of_whole: int | None = None
+    vectors: Sequence[Rows] | None = None
 
     def halves(self) -> tuple["Asked", "Asked"]:
         """Every other query, and the others: one to tune with, one to measure what was tuned."""
@@ -74,6 +78,26 @@ class Asked:
             replace(self, queries=self.queries[first::2], truth=self.truth[first::2]) for first in (0, 1)
         )
         return one, other
+
+    def as_near(self, found: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of those found, [Q, k], are as near as the last in `truth`, and not in it.
+
+        Of twenty copies of an image any ten are its nearest, whichever of them an exact search names.
+        """
+        missed = (found >= 0) & ~(found[:, :, None] == self.truth[:, None, :]).any(axis=2)
+        as_near: NDArray[np.bool_] = np.zeros(found.shape, dtype=np.bool_)
+        if self.vectors is not None and missed.any():
+            asked = np.nonzero(missed)[0]
+            last = self._similarities(np.arange(len(self.truth)), self.truth[:, -1])
+            as_near[missed] = self._similarities(asked, found[missed]) >= last[asked] - _EQUAL
+        return as_near
+
+    def _similarities(self, asked: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Of each of these queries and the vector of an id beside it."""
+        assert self.vectors is not None
+        rows, place = np.unique(ids, return_inverse=True)
+        vectors = read_rows(self.vectors, rows)
+        return np.asarray(np.einsum("qd,qd->q", self.queries[asked], vectors[place]))
 
 
 def tune(index: faiss.Index, asked: Asked, target_recall: float, too_much: float = math.inf) -> Point:
@@ -151,7 +175,7 @@ def measure(index: faiss.Index, asked: Asked, parameters: Mapping[str, int]) -> 
     """What the index reaches with these parameters."""
     k = asked.truth.shape[1]
     found, work = counted_search(index, asked.queries, k, parameters, asked.among, asked.k_of_whole)
-    return Point(dict(parameters), recall_of(found, asked.truth), work)
+    return Point(dict(parameters), recall_of(found, asked.truth, asked.as_near(found)), work)
 
 
 def knobs(index: faiss.Index) -> dict[str, list[int]]:

@@ -104,7 +104,7 @@ def _refilled(folder: IndexFolder, card: IndexCard, embeddings: Sequence[Rows]) 
     queries = read_rows(embeddings, asked)
     index = fill(index, embeddings, asked)
     truth = exact_neighbors(embeddings, queries, min(RECALL_AT, count - len(asked)), asked)
-    tuned, measured = Asked(queries, truth).halves()
+    tuned, measured = Asked(queries, truth, vectors=embeddings).halves()
     point = certify(index, measured, card.target_recall, tune(index, tuned, card.target_recall)).point
     set_search_parameters(index, point.parameters)
     add_held_out(index, queries, asked)

@@ -9,8 +9,9 @@ from pipeline.artifacts import sha256_of
 from pipeline.atomic import recover_if_free
 from pipeline.encoder.runtime import Encoder
 from pipeline.errors import UserError
-from pipeline.search.building.certificate import RECALL_AT
+from pipeline.search.building.certificate import RECALL_AT, recall_of
 from pipeline.search.building.truth import exact_neighbors
+from pipeline.search.building.tuning import Asked
 from pipeline.search.changes.segments import left_of
 from pipeline.search.files.card import IndexCard
 from pipeline.search.files.faiss_file import ids_are_rows
@@ -111,7 +112,8 @@ def _recall(live: Live) -> float | None:
     queries = images + np.sqrt(np.maximum(2 - 2 * similarity, 0)) * noise
     queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
     k = min(RECALL_AT, len(live))
-    truth = places[exact_neighbors(parts, queries, k, np.empty(0, dtype=np.int64))]
-    found = live.search(queries, k, live.is_live, np.full(len(queries), -1))
-    hits = [len(np.intersect1d(of_one, exact)) for (_, of_one), exact in zip(found, truth, strict=True)]
-    return sum(hits) / truth.size
+    truth = exact_neighbors(parts, queries, k, np.empty(0, dtype=np.int64))
+    found = np.full(truth.shape, -1)
+    for row, (_, of_one) in enumerate(live.search(queries, k, live.is_live, np.full(len(queries), -1))):
+        found[row, : len(of_one)] = np.searchsorted(places, of_one)
+    return recall_of(found, truth, Asked(queries, truth, vectors=parts).as_near(found)).mean
