@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from pipeline.arrays import compact_array, create_array
 from pipeline.artifacts import SPLITS
+from pipeline.collection.columns import MadeWhenAsked
 from pipeline.collection.decoding import decode_all
 from pipeline.collection.known import KnownImages
 from pipeline.collection.outcomes import OutcomesOf
@@ -147,7 +147,7 @@ def check_ingested(ingested: Ingested, total: int, max_rejected: float, listed_i
     )
 
 
-class AcceptedOf(Sequence[Accepted]):
+class AcceptedOf(MadeWhenAsked[Accepted]):
     """Some of the images of a collection; each is put together when it is asked for.
 
     Args:
@@ -162,13 +162,7 @@ class AcceptedOf(Sequence[Accepted]):
     def __len__(self) -> int:
         return len(self._order)
 
-    @overload
-    def __getitem__(self, place: int) -> Accepted: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Accepted]: ...
-    def __getitem__(self, place: int | slice) -> Accepted | list[Accepted]:
-        if isinstance(place, slice):
-            return [self[each] for each in range(*place.indices(len(self)))]
+    def _made(self, place: int) -> Accepted:
         number = int(self._order[place])
         width, height = self._outcomes.sizes[number].tolist()
         return Accepted(self._entries[number], width, height, self._outcomes.digests[number].tobytes().hex())

@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.artifacts import SPLITS
+from pipeline.collection.columns import MadeWhenAsked
 from pipeline.collection.sources.remote import RemoteFile
 
 
@@ -28,7 +28,7 @@ class Entry:
     label: int
 
 
-class Entries(Sequence[Entry]):
+class Entries(MadeWhenAsked[Entry]):
     """Entries by columns, in a few bytes an image beside its name.
 
     Args:
@@ -43,14 +43,8 @@ class Entries(Sequence[Entry]):
     def __len__(self) -> int:
         return len(self._sources)
 
-    @overload
-    def __getitem__(self, number: int) -> Entry: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Entry]: ...
-    def __getitem__(self, number: int | slice) -> Entry | list[Entry]:
-        if isinstance(number, slice):
-            return [self[each] for each in range(*number.indices(len(self)))]
-        return Entry(self._sources[number], SPLITS[self._splits[number]], int(self._labels[number]))
+    def _made(self, place: int) -> Entry:
+        return Entry(self._sources[place], SPLITS[self._splits[place]], int(self._labels[place]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,16 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
 
 import numpy as np
 
 from pipeline.arrays import slices
+from pipeline.collection.columns import MadeWhenAsked
 
 _KEY_DIGITS = 16  # of a sha256: of a billion images two share them once in 37 times, and get a number more
 
 
-class Names(Sequence[str]):
+class Names(MadeWhenAsked[str]):
     """Texts, one behind the other; each is made when it is asked for.
 
     >>> names = Names(["a.jpg", "caf\u00e9.png"])
@@ -30,18 +30,11 @@ class Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        if isinstance(place, slice):
-            return [self[each] for each in range(*place.indices(len(self)))]
-        place = range(len(self))[place]
+    def _made(self, place: int) -> str:
         return self._bytes[self._ends[place] : self._ends[place + 1]].decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
-        return (self[place] for place in range(len(self)))
+        return map(self._made, range(len(self)))
 
 
 def are_distinct(names: Sequence[str]) -> bool:
