@@ -16,7 +16,7 @@ from pipeline.search.rows import Rows, read_rows, sample_rows
 
 _POINTS_PER_LIST = 64  # that are learned from; FAISS uses 256 at most
 _POINTS_AT_LEAST = 39  # as FAISS asks for
-_COPIES = 3
+_COPIES = 3  # of what codes learn from: itself, FAISS's choice of it, and that less its centroids
 
 
 class Centroids:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import faiss
 import numpy as np
@@ -88,9 +89,13 @@ class Asked:
         as_near: NDArray[np.bool_] = np.zeros(found.shape, dtype=np.bool_)
         if self.vectors is not None and missed.any():
             asked = np.nonzero(missed)[0]
-            last = self._similarities(np.arange(len(self.truth)), self.truth[:, -1])
-            as_near[missed] = self._similarities(asked, found[missed]) >= last[asked] - _EQUAL
+            as_near[missed] = self._similarities(asked, found[missed]) >= self._least[asked] - _EQUAL
         return as_near
+
+    @cached_property
+    def _least(self) -> NDArray[np.float32]:
+        """The similarity of the last in `truth`, [Q]."""
+        return self._similarities(np.arange(len(self.truth)), self.truth[:, -1])
 
     def _similarities(self, asked: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Of each of these queries and the vector of an id beside it."""
