@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -123,6 +124,21 @@ def test_finished_parts_are_not_embedded_again_and_no_byte_changes(
     assert capsys.readouterr().err == f"6 of 13 parts are finished already, in {shards}\n"
     assert (home / "out.parquet").read_bytes() == whole
     assert not shards.exists()
+
+
+def test_a_disk_that_cannot_be_read_costs_no_finished_part(
+    home: Path, embed: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StoppedError):
+        embed((11, KeyboardInterrupt()))
+
+    def unreadable(_: object) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+        patch.setattr("pipeline.encoder.from_files.shards._reader", unreadable)
+        embed()
+    assert embed() == BATCHES_OF_A_RUN - 10
 
 
 @pytest.mark.parametrize("what", ["encoder", "image", "archive", "batch size", "cores", "code", "decoder"])

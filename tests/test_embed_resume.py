@@ -1,11 +1,12 @@
 """A stage `embed` that was stopped goes on where it was, and ends in the bytes of one that never was."""
 
+import errno
 import functools
 import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow.parquet
@@ -109,6 +110,20 @@ def test_a_damaged_shard_is_embedded_again(
     assert embed_shards(again, images, opened, "test") == 8  # type: ignore[arg-type]
     opened.assemble(tmp_path / "again.npy", 3)
     assert (tmp_path / "again.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_a_disk_that_cannot_be_read_costs_no_shard(
+    opened: Shards, images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed_shards(Mean(), images, opened, "test")  # type: ignore[arg-type]
+
+    def unreadable(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+        patch.setattr(pyarrow.parquet, "read_table", unreadable)
+        opened.missing()
+    assert opened.missing() == []
 
 
 def opened_embedding(path: Path) -> bytes:

@@ -139,7 +139,11 @@ class Shards:
             table = pyarrow.parquet.read_table(self.path(number), page_checksum_verification=True)
             ids, digests, column = (table[name].combine_chunks() for name in ("id", "sha256", "embedding"))
             embeddings = column.flatten().to_numpy()
-        except (pyarrow.ArrowException, KeyError, OSError):
+        except (pyarrow.ArrowException, KeyError, FileNotFoundError):
+            return None
+        except OSError as error:
+            if error.errno is not None:
+                raise  # the machine's fault, and none of the part's
             return None
         of = self._of(number)
         is_of_these = (

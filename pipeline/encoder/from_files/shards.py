@@ -202,7 +202,9 @@ def _is_whole(shard: Path) -> bool:
             return _SKIPPED in file.metadata.metadata
     except FileNotFoundError:
         return False
-    except (pyarrow.ArrowException, OSError):
+    except (pyarrow.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise  # the machine's fault, and none of the shard's
         shard.unlink()
         return False
 
