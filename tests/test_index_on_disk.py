@@ -202,9 +202,9 @@ def test_auto_merges_one_that_reaches_its_target_where_the_memory_holds_none(
     )
     told: list[str] = []
     made = make_index([vectors[:100], vectors[100:]], params, told.append, tmp_path)
-    assert told[0] == "index.memory_gib holds no two indexes: one is built, on disk if need be"
+    assert told[0] == "the memory holds no two indexes: one is built, on disk if need be"
     factory = made.built.factory
-    assert told[-1] == f"{factory}: does not fit index.memory_gib: merged on disk of 6,000 vectors"
+    assert told[-1] == f"{factory}: does not fit the memory: merged on disk of 6,000 vectors"
     assert factory in {
         f"IVF{lists},SQ8{beside}" for lists in (16, 32) for beside in ("", ",RFlat", ",Refine(SQ8)")
     }

@@ -96,7 +96,7 @@ def train_in_little(
         raise SettingError(
             "index.memory_gib",
             f"{memory / 2**30:.2g} is too little to learn {inverted.nlist} lists of {dim} dimensions: that "
-            f"takes {rounded_up(least / 2**30):g}, or an index.factory of fewer lists",
+            f"takes {rounded_up(least / 2**30):g}, or a factory of fewer lists",
         )
     sample = _training_rows(embeddings, index, seed, held_out, memory // row_bytes)
     rows = read_rows(embeddings, sample)

@@ -186,7 +186,7 @@ class _Builder:
         Each list is read from its beginning to its end, and what is passed over in it changes nothing for the
         others: an inverted file finds then what it would find without these rows.
         """
-        self._note(f"{factory}: does not fit index.memory_gib: merged on disk of {self._count:,} vectors")
+        self._note(f"{factory}: does not fit the memory: merged on disk of {self._count:,} vectors")
         merged = build_on_disk(
             self._embeddings, factory, self._params.seed, self._held_out, self._params.memory_gib, scratch
         )

@@ -77,7 +77,7 @@ def worth_building(
     if count <= EXACT_UP_TO:
         return [EXACT]
     if plan.num_built < _WORTH_BUILDING:
-        note("index.memory_gib holds no two indexes: one is built, on disk if need be")
+        note("the memory holds no two indexes: one is built, on disk if need be")
     trial = _Trial(embeddings, target_recall, seed, plan.sample)
     tried = {}
     for kind in plan.kinds:
