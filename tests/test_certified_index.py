@@ -239,7 +239,7 @@ def test_a_tenth_of_the_images_tells_what_a_search_of_all_takes(kind: Kind) -> N
     queries = vectors[held_out]
     asked = Asked(queries, exact_neighbors([vectors], queries, 10, held_out))
     whole = tune(build_index([vectors], told.factory, 0, held_out), asked, 0.95)
-    assert whole.work / 2 < told.work < 2 * whole.work
+    assert whole.work / 2 < told.point.work < 2 * whole.work
 
 
 def test_auto_keeps_to_the_memory(vectors: NDArray[np.float32]) -> None:
@@ -256,6 +256,23 @@ def test_the_sample_is_within_the_memory_too() -> None:
     assert trial._plan(300_000, 2048, memory_gib=2, on_disk=False).sample == 2 * 2**30 // bytes_of_copies
     assert trial._plan(300_000, 2048, memory_gib=4, on_disk=False).sample == 100_000
     assert trial._plan(20_000, 2048, memory_gib=0.5, on_disk=False).sample == 2**29 // bytes_of_copies
+
+
+def test_of_what_misses_the_target_auto_takes_what_finds_the_most(vectors: NDArray[np.float32]) -> None:
+    codes_alone = {"memory_gib": 2 * COUNT * 100 / 2**30, "target_recall": 0.9999}
+    built = make_index([vectors], AUTO.model_copy(update=codes_alone)).built
+    assert built.recall_at_10_low < 0.9999
+    assert built.recall_at_10 > built.runners_up[0].recall_at_10
+    assert built.work_per_query > built.runners_up[0].work_per_query
+
+
+def test_what_is_not_tuned_further_is_given_as_it_finds_the_most(
+    vectors: NDArray[np.float32], asked: Asked
+) -> None:
+    index = build_index([vectors], f"IVF{LISTS},PQ16x4fs,RFlat", 0, HELD_OUT)
+    given_up = tune(index, asked, 1.0, too_much=15_000)
+    assert given_up.work >= 15_000
+    assert given_up.recall.mean > measure(index, asked, {"nprobe": 8, "k_factor_rf": 1}).recall.mean
 
 
 def test_few_images_that_the_memory_does_not_hold_are_refused_in_a_line(vectors: NDArray[np.float32]) -> None:

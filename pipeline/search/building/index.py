@@ -91,7 +91,7 @@ def make_index(
     whole: list[_Whole] = []
     for factory in factories:
         whole.append(builder.build(factory))
-        whole.sort(key=lambda each: (each.point.recall.low < params.target_recall, each.point.work))
+        whole.sort(key=lambda each: each.point.order(params.target_recall))
         whole[1:] = [replace(each, index=None) for each in whole[1:]]  # one is kept
     best, *others = whole
     assert best.index is not None

@@ -1,15 +1,15 @@
 """Which kinds of index are worth building whole: each tried on a sample of the collection."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.errors import SettingError
 from pipeline.search.building.build import Centroids, build_index, learned_in, rounded_up
-from pipeline.search.building.certificate import RECALL_AT
+from pipeline.search.building.certificate import EXACT_RECALL, RECALL_AT
 from pipeline.search.building.cost import CENTROID
 from pipeline.search.building.kinds import EXACT, KINDS, ON_DISK, Kind, usual_lists
 from pipeline.search.building.truth import exact_neighbors
-from pipeline.search.building.tuning import Asked, tune
+from pipeline.search.building.tuning import Asked, Point, tune
 from pipeline.search.rows import Rows, read_rows, sample_rows
 
 # To search so few exactly costs less than an inverted file of them does before it reads its first list.
@@ -32,17 +32,16 @@ class Tried:
 
     Attributes:
         factory: FAISS's factory string for the whole collection.
-        reached: whether the target was reached.
-        work: of a query in the whole collection, as far as the sample tells.
+        point: what it reaches; the work is that in the whole collection, as far as the sample tells.
     """
 
     factory: str
-    reached: bool
-    work: float
+    point: Point
 
-    def __str__(self) -> str:
-        verdict = "tried" if self.reached else "given up"
-        return f"{self.factory}: {verdict}, {self.work:,.0f} distances a query"
+    def told(self, target_recall: float) -> str:
+        """In a line."""
+        verdict = "tried" if self.point.reaches(target_recall) else "given up"
+        return f"{self.factory}: {verdict}, {self.point.work:,.0f} distances a query"
 
 
 def worth_building(
@@ -82,21 +81,23 @@ def worth_building(
     tried = {}
     for kind in plan.kinds:
         tried[kind] = trial.of(kind, plan.lists)
-        note(str(tried[kind]))
-    for kind in [kind for kind in _ranked(tried) if kind.has_lists][:_WORTH_BUILDING]:
+        note(tried[kind].told(target_recall))
+
+    def ranked() -> list[Kind]:
+        return sorted(tried, key=lambda kind: tried[kind].point.order(target_recall))
+
+    for kind in [kind for kind in ranked() if kind.has_lists][:_WORTH_BUILDING]:
         for factor in _FEWER_OR_MORE_LISTS:
             lists = int(plan.lists * factor)
             if lists > plan.most_lists:
                 continue
             other = trial.of(kind, lists)
-            note(str(other))
-            if other.reached and not (tried[kind].reached and other.work > _LESS * tried[kind].work):
+            note(other.told(target_recall))
+            usual = tried[kind].point
+            much_less = replace(other.point, work=other.point.work / _LESS)
+            if much_less.order(target_recall) < usual.order(target_recall):
                 tried[kind] = other
-    return [tried[kind].factory for kind in _ranked(tried)][: plan.num_built]
-
-
-def _ranked(tried: dict[Kind, Tried]) -> list[Kind]:
-    return sorted(tried, key=lambda kind: (not tried[kind].reached, tried[kind].work))
+    return [tried[kind].factory for kind in ranked()][: plan.num_built]
 
 
 def _gib(kind: Kind, count: int, dim: int) -> float:
@@ -174,14 +175,13 @@ class _Trial:
         """A kind, built of the sample and tuned."""
         size, dim = self._sample[0].shape
         if kind.factory(lists, dim) == EXACT:
-            return Tried(EXACT, reached=True, work=float(self._count))
+            return Tried(EXACT, Point({}, EXACT_RECALL, float(self._count)))
         of_sample = max(_LISTS_AT_LEAST, lists * size // self._count)
         factory = kind.factory(of_sample, dim)
         index = build_index(self._sample, factory, self._seed, self._held_out, self._centroids)
         point = tune(index, self._asked, self._target_recall, self._too_much)
         more = CENTROID * (lists - of_sample)
         work = point.work + more if kind.has_lists else point.work * self._count / size
-        reached = point.recall.low >= self._target_recall
-        if reached:
+        if point.reaches(self._target_recall):
             self._too_much = min(self._too_much, _HOPELESS * work)
-        return Tried(kind.factory(lists, dim), reached, work)
+        return Tried(kind.factory(lists, dim), replace(point, work=work))

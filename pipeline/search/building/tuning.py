@@ -40,6 +40,15 @@ class Point:
     recall: Recall
     work: float
 
+    def reaches(self, target_recall: float) -> bool:
+        """Whether the lower end of the interval does."""
+        return self.recall.low >= target_recall
+
+    def order(self, target_recall: float) -> tuple[bool, float]:
+        """Sorts points: first what reaches the target, by the least work; then what finds the most."""
+        reached = self.reaches(target_recall)
+        return not reached, self.work if reached else -self.recall.mean
+
 
 @dataclass(frozen=True)
 class Certified:
@@ -118,28 +127,28 @@ def tune(index: faiss.Index, asked: Asked, target_recall: float, too_much: float
         too_much: work beyond which it is not tuned.
 
     Returns:
-        The best point; where none reaches the target, the last that was tried.
+        The best point; where none reaches the target, the one of those tried that finds the most.
     """
     values = knobs(index)
     if not values:
         return measure(index, asked, {})
     thorough = next(iter(values))
     ranked_anew = values.get(_REFINING, []) if thorough != _REFINING else []
-    best, step = None, 0
+    ends, least, step = [], too_much, 0
     for ranked in reversed(ranked_anew) if ranked_anew else [None]:
         beside = {} if ranked is None else {_REFINING: ranked}
         while True:
             point = measure(index, asked, {thorough: values[thorough][step]} | beside)
-            reached = point.recall.low >= target_recall
-            is_last = step + 1 == len(values[thorough])
-            if reached or is_last or point.work >= (best.work if best else too_much):
+            reached, is_last = point.reaches(target_recall), step + 1 == len(values[thorough])
+            if reached or is_last or point.work >= least:
                 break  # more lists are more work
             step += 1
-        if reached and (best is None or point.work < best.work):
-            best = point
-        elif best is None and is_last:
+        ends.append(point)
+        if reached:
+            least = min(least, point.work)
+        elif is_last:
             break  # and less ranked anew finds less
-    return best or point
+    return min(ends, key=lambda point: point.order(target_recall))
 
 
 def certify(index: faiss.Index, asked: Asked, target_recall: float, tuned: Point) -> Certified:
@@ -167,7 +176,7 @@ def certify(index: faiss.Index, asked: Asked, target_recall: float, tuned: Point
             continue  # an end of the values
         point = measure(index, asked, parameters)
         curve.append(point)
-        holds = holds and point.recall.low >= target_recall
+        holds = holds and point.reaches(target_recall)
         if holds:
             certified = point
         num_below += not holds
