@@ -36,6 +36,7 @@ from pipeline.search.changes.verifying import verify
 from pipeline.search.files import settling
 from pipeline.search.files.card import segment_name
 from pipeline.search.files.thumbnails import encode
+from pipeline.search.from_arrays.folder import Given, build_folder
 from pipeline.search.index_folder import IndexFolder
 from tests.processes import start
 from tests.tiny_index import COUNT, DIM, THUMBNAIL, Known, build, bytes_of, embed_here, pixels_of, write_photo
@@ -543,6 +544,14 @@ def test_verify_asks_with_what_is_found_as_hardly_as_a_new_image_is(tmp_path: Pa
     of_new = opened.card.recall_at_10
     assert own > of_new + 0.15
     assert of_new - 0.05 < verified.recall < (own + of_new) / 2
+
+
+def test_in_one_dimension_verify_has_no_direction_to_move_an_image_in(tmp_path: Path) -> None:
+    np.save(tmp_path / "line.npy", np.where(np.arange(20) % 3 == 0, -1, 1).astype(np.float32)[:, None])
+    params = Index(factory="Flat", memory_gib=8, target_recall=0.99, num_queries=2, seed=0, thumbnail_size=0)
+    build_folder(Given([tmp_path / "line.npy"]), tmp_path / "index", params)
+    verified = verify(tmp_path / "index")
+    assert (verified.faults, verified.recall) == ([], 1.0)
 
 
 def test_thumbnails_of_another_generation_and_names_that_climb_are_refused(

@@ -108,7 +108,8 @@ def _recall(live: Live) -> float | None:
     similarity = np.array([each[0] if len(each) else 1.0 for each, _ in nearest])[:, None]
     noise = np.random.default_rng(_SEED).standard_normal(images.shape)
     noise -= (noise * images).sum(axis=1, keepdims=True) * images
-    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+    lengths = np.linalg.norm(noise, axis=1, keepdims=True)
+    noise /= np.where(lengths > 0, lengths, 1)  # in one dimension there is no direction
     queries = images + np.sqrt(np.maximum(2 - 2 * similarity, 0)) * noise
     queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
     k = min(RECALL_AT, len(live))
