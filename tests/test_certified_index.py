@@ -1,6 +1,7 @@
 """The index that `auto` chooses: by counted work, tuned as by brute force, and certified."""
 
 import itertools
+import tracemalloc
 from collections.abc import Iterator
 
 import faiss
@@ -140,6 +141,26 @@ def test_of_twenty_copies_any_ten_are_the_nearest(vectors: NDArray[np.float32]) 
     found, _ = counted_search(index, queries, 10, parameters)
     by_hand = np.einsum("qd,qkd->qk", queries, copies[found]) > 1 - 1e-5
     assert measure(index, asked, parameters).recall.mean == pytest.approx(by_hand.mean()) == 1
+
+
+def test_what_else_is_as_near_is_looked_for_in_little_memory() -> None:
+    """Of 1,000 queries in 2,048 dimensions the neighbours that they miss are 80 MB."""
+    rng = np.random.default_rng(0)
+    vectors = rng.integers(-3, 4, (1000, 2048)).astype(np.float32)  # whose products are exact
+    truth, found = rng.integers(0, 1000, (2, 1000, 10))
+    asked = Asked(vectors, truth, vectors=[vectors[:300], vectors[300:]])
+    tracemalloc.start()
+    try:
+        as_near = asked.as_near(found)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 << 20
+    similarities = vectors @ vectors.T
+    for query, (right, row) in enumerate(zip(truth.tolist(), found.tolist(), strict=True)):
+        last = similarities[query, right[-1]]
+        by_hand = [each not in right and similarities[query, each] >= last for each in row]
+        assert as_near[query].tolist() == by_hand
 
 
 def test_the_certificate_is_of_queries_that_nothing_was_tuned_with(

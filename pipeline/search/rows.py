@@ -92,7 +92,7 @@ def sample_rows(count: int, size: int, seed: int) -> NDArray[np.int64]:
 def read_rows(parts: Sequence[Rows], rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Rows, sorted, of all parts of [N, D], copied, [len(rows), D]; beside them a chunk is in memory."""
     made = np.empty((len(rows), parts[0].shape[1]), dtype=np.float32)
-    at_once, first = _rows_at_once(parts), 0
+    at_once, first = rows_at_once(parts), 0
     for part in parts:
         begin, end = np.searchsorted(rows, [first, first + len(part)])
         for start in range(begin, end, at_once):
@@ -104,7 +104,7 @@ def read_rows(parts: Sequence[Rows], rows: NDArray[np.int64]) -> NDArray[np.floa
 
 def chunks(parts: Sequence[Rows]) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """All rows of all parts in their order, a chunk at a time: the number of its first row, and [n, D]."""
-    at_once, first = _rows_at_once(parts), 0
+    at_once, first = rows_at_once(parts), 0
     for part in parts:
         for start in range(0, len(part), at_once):
             rows = np.ascontiguousarray(part[start : start + at_once])
@@ -112,5 +112,6 @@ def chunks(parts: Sequence[Rows]) -> Iterator[tuple[int, NDArray[np.float32]]]:
             first += len(rows)
 
 
-def _rows_at_once(parts: Sequence[Rows]) -> int:
+def rows_at_once(parts: Sequence[Rows]) -> int:
+    """How many rows of parts of [N, D] each are read together, at least one."""
     return max(1, _BYTES_AT_ONCE // (4 * parts[0].shape[1])) if parts else 1

@@ -9,9 +9,10 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays import slices
 from pipeline.search.building.certificate import Recall, recall_of
 from pipeline.search.building.cost import counted_search
-from pipeline.search.rows import Rows, read_rows
+from pipeline.search.rows import Rows, read_rows, rows_at_once
 
 # Q queries, D dimensions
 
@@ -107,11 +108,15 @@ class Asked:
         return self._similarities(np.arange(len(self.truth)), self.truth[:, -1])
 
     def _similarities(self, asked: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Of each of these queries and the vector of an id beside it."""
+        """Of each of these queries and the vector of an id beside it; of both a chunk is in memory."""
         assert self.vectors is not None
-        rows, place = np.unique(ids, return_inverse=True)
-        vectors = read_rows(self.vectors, rows)
-        return np.asarray(np.einsum("qd,qd->q", self.queries[asked], vectors[place]))
+        similarities = np.empty(len(ids), dtype=np.float32)
+        order = np.argsort(ids, kind="stable")  # as they are read
+        for part in slices(len(ids), rows_at_once(self.vectors)):
+            here = order[part]
+            vectors = read_rows(self.vectors, ids[here])
+            similarities[here] = np.einsum("qd,qd->q", self.queries[asked[here]], vectors)
+        return similarities
 
 
 def tune(index: faiss.Index, asked: Asked, target_recall: float, too_much: float = math.inf) -> Point:
